@@ -1,0 +1,65 @@
+"""From a configuration to the objects that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+import pndm
+from experiments.config import GROUPS, create
+from pndm.errors import OptionError, unknown_name
+from pndm.grids import Grid, times
+from pndm.schedules import Schedule
+from pndm.solvers import Solver
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+
+
+@dataclass(frozen=True)
+class Method:
+    """The numerical side of a run: everything but the model and the noise."""
+
+    solver: Solver
+    schedule: Schedule
+    grid: Grid
+    times: np.ndarray
+
+
+def method(cfg: DictConfig) -> Method:
+    """Solver, schedule and grid of a configuration, and the times that they make. Raises OptionError."""
+    solver, schedule, grid = (create(GROUPS[group], cfg[group]) for group in ("solver", "schedule", "grid"))
+    return Method(solver, schedule, grid, times(grid, cfg.steps, schedule, cfg.t_start, cfg.t_end))
+
+
+def dtype(cfg: DictConfig) -> torch.dtype:
+    """The floating-point type of states and weights."""
+    if cfg.dtype not in DTYPES:
+        raise unknown_name("dtype", cfg.dtype, DTYPES)
+    return DTYPES[cfg.dtype]
+
+
+def device(cfg: DictConfig) -> torch.device:
+    """The device that `device` names; auto is a GPU where there is one."""
+    if cfg.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(cfg.device)
+    except RuntimeError:
+        raise OptionError(f"device={cfg.device} is not a device: auto, cpu, cuda or cuda:N are accepted") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"device={cfg.device} is not here: this machine has {torch.cuda.device_count()} CUDA devices")
+    return found
+
+
+def check(cfg: DictConfig) -> None:
+    """Make all that is cheap to make. Raises OptionError for the first thing that cannot be used."""
+    method(cfg)
+    dtype(cfg)
+    device(cfg)
+    for option in ("samples", "batch"):
+        if cfg[option] < 1:
+            raise OptionError(f"{option}={cfg[option]} must be at least 1")
+    pndm.noise.SampleNoise(cfg.seed, ())

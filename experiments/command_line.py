@@ -1,0 +1,149 @@
+"""From the command line to an experiment: what run.py calls.
+
+Hydra composes the configuration. Before it does, everything chosen is checked here for every point of a sweep, so that a
+mistake is one sentence and exit code 2, and comes before the first job and not in the middle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import build, config
+from pndm.errors import ModelError, OptionError, unknown_name
+
+CONF = Path(__file__).parent.parent / "conf"
+FILE_GROUPS = ("model", "metric", "experiment")
+
+
+def main() -> int:
+    """Run what sys.argv asks for; returns the exit code."""
+    config.register()
+    try:
+        if "--list" in sys.argv[1:]:
+            print(listing())
+            return 0
+        sys.argv[1:] = [argument for given in sys.argv[1:] for argument in _model_from_path(given)]
+        if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in sys.argv[1:]):
+            for point in points([argument for argument in sys.argv[1:] if not argument.startswith("-")]):
+                check(point)
+        _hydra_main()
+    except (OptionError, ModelError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def choices(group: str) -> list[str]:
+    """What a configuration group offers."""
+    if group in config.GROUPS:
+        return config.GROUPS[group].names()
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def listing() -> str:
+    """Every choice of every group, one line each."""
+    lines = []
+    for group, registry in config.GROUPS.items():
+        lines += [f"{group}:"] + [f"  {name:16} {registry.about(name)}" for name in registry.names()] + [""]
+    for group in FILE_GROUPS:
+        lines.append(f"{group}:")
+        for name in choices(group):
+            comments = [line for line in (CONF / group / f"{name}.yaml").read_text().splitlines() if line.startswith("# ")]
+            about = next((line[2:] for line in comments if not line.startswith("# @")), "")
+            lines.append(f"  {name:16} {about}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def points(arguments: list[str]) -> Iterator[list[str]]:
+    """The overrides of every point of the sweep that the arguments describe (one point without a sweep)."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(arguments)
+    except HydraException as error:
+        raise OptionError(_first_line(error)) from None
+    axes = []
+    for override in overrides:
+        key = override.key_or_group
+        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
+        if key in (*config.GROUPS, *FILE_GROUPS):
+            for value in values if values is not None else [str(override.value())]:
+                if value not in choices(key):
+                    raise unknown_name(key, value, choices(key))
+        elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
+            raise unknown_name("option", key, config.Config.__dataclass_fields__)
+        prefix = override.input_line.split("=", 1)[0]
+        axes.append([override.input_line] if values is None else [f"{prefix}={value}" for value in values])
+    yield from (list(point) for point in itertools.product(*axes))
+
+
+def check(overrides: list[str]) -> None:
+    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose("config", overrides, return_hydra_config=True)
+        OmegaConf.resolve(cfg.experiment)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise OptionError(_first_line(error)) from None
+    _check_writable(Path(cfg.output))
+    build.check(cfg)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OptionError unless the folder, or the nearest one above it that exists, can be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OptionError(f"output={folder} cannot be written: {there} is not a folder that this user may write to")
+
+
+def _model_from_path(argument: str) -> list[str]:
+    """`model=path/to/file` in Hydra's terms: the choice `file` with its weights."""
+    key, _, value = argument.partition("=")
+    if key == "model" and (os.sep in value or value.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin"))):
+        return ["model=file", f"model.weights={value}"]
+    return [argument]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _hydra_main(cfg: DictConfig) -> None:
+    """One job. Errors of the user or the model end the program here, before Hydra makes a traceback of them."""
+    run = {"sample": _sample, "train": _train, "train_classifier": _train_classifier}[cfg.experiment.name]
+    try:
+        run(cfg)
+    except (OptionError, ModelError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sample(cfg: DictConfig) -> None:
+    from experiments.sample import sample
+
+    sample(cfg)
+
+
+def _train(cfg: DictConfig) -> None:
+    from experiments.train import train
+
+    from pndm.models.unet import UNetConfig
+
+    architecture = UNetConfig.from_dict(OmegaConf.to_object(cfg.model.architecture))
+    train(OmegaConf.to_object(cfg.experiment), architecture, Path(cfg.output), build.device(cfg))
+
+
+def _train_classifier(cfg: DictConfig) -> None:
+    from experiments.train_classifier import train_classifier
+
+    train_classifier(OmegaConf.to_object(cfg.experiment), Path(cfg.output), build.device(cfg))

@@ -1,0 +1,119 @@
+"""The typed configuration of run.py: what may be set, of which type, with which default.
+
+Solvers, schedules and grids are not listed here: each registered one becomes a choice of its Hydra group, with its
+constructor's parameters as typed options. So a solver that a third-party package registers is on the command line too.
+Configuration is data: names that registries know, and plain values. It never names code to import.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+import pndm
+from experiments.train import TrainConfig
+from experiments.train_classifier import ClassifierTrainConfig
+from pndm.registry import Registry
+
+GROUPS: dict[str, Registry[Any]] = {
+    "solver": pndm.solvers.solvers,
+    "schedule": pndm.schedules.schedules,
+    "grid": pndm.grids.grids,
+}
+
+
+@dataclass
+class ModelConfig:
+    """A network: its weights, and the architecture and data with which `experiment=train` makes them."""
+
+    name: str = MISSING
+    weights: str = MISSING  # a name that the package ships, or a path to a .safetensors file
+    data: str = "fashion-mnist"
+    architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
+
+
+@dataclass
+class MetricConfig:
+    """What is measured on a run's samples."""
+
+    name: str = MISSING
+    bootstrap: int = 0  # resamplings for the confidence interval
+
+
+@dataclass
+class SampleExperiment:
+    """Draw samples and measure them."""
+
+    name: str = "sample"
+
+
+@dataclass
+class TrainExperiment(TrainConfig):
+    """Train the network of `model`."""
+
+    name: str = "train"
+
+
+@dataclass
+class ClassifierExperiment(ClassifierTrainConfig):
+    """Train the classifier of frechet_features."""
+
+    name: str = "train_classifier"
+
+
+EXPERIMENTS: dict[str, type] = {
+    "sample": SampleExperiment,
+    "train": TrainExperiment,
+    "train_classifier": ClassifierExperiment,
+}
+
+
+@dataclass
+class Config:
+    """Everything that run.py reads."""
+
+    solver: Any = MISSING
+    schedule: Any = MISSING
+    grid: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    metric: MetricConfig = field(default_factory=MetricConfig)
+    experiment: Any = MISSING
+    steps: int = 50
+    samples: int = 64
+    batch: int = 64
+    seed: int = 0
+    t_start: float | None = None
+    t_end: float | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    progress: bool = True
+    output: str = MISSING
+
+
+def register() -> None:
+    """Put the schema, and a choice for everything that is registered, where Hydra finds them."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, node in EXPERIMENTS.items():
+        store.store(group="experiment_schema", name=name, node=node)
+    for group, registry in GROUPS.items():
+        for name in registry.names():
+            store.store(group=group, name=name, node=choice(registry, name))
+
+
+def choice(registry: Registry[Any], name: str) -> type:
+    """A dataclass with the name and the typed options of one registered thing."""
+    fields: list[Any] = [("name", str, field(default=name))]
+    for option, (kind, default) in registry.options(name).items():
+        fields.append((option, kind, MISSING if default is inspect.Parameter.empty else field(default=default)))
+    return make_dataclass(name, fields)
+
+
+def create(registry: Registry[Any], chosen: DictConfig) -> Any:
+    """The object that a choice stands for. Raises OptionError for values that it refuses."""
+    options = {str(key): value for key, value in OmegaConf.to_container(chosen, resolve=True).items()}  # type: ignore[union-attr]
+    return registry.create(options.pop("name"), **options)

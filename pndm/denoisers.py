@@ -1,0 +1,51 @@
+"""eps from a network that predicts something else, and guidance: wrappers from models to models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pndm.errors import unknown_name
+from pndm.schedules import Schedule, schedules
+
+Model = Callable[[Tensor, Tensor], Tensor]
+
+PREDICTIONS = ("eps", "x0", "v")
+
+
+def denoiser(network: Model, predicts: str, schedule: str | Schedule) -> Model:
+    """A model of eps from a network that predicts eps, x0 or v, each converted at its own time.
+
+    x0: eps = (x - alpha x0) / sigma. v = alpha eps - sigma x0 (Salimans & Ho 2022): eps = alpha v + sigma x.
+    Shapes: x (B, *shape), t (B,). Raises OptionError for another prediction. At a time without noise eps of an x0
+    prediction does not exist (0/0); solvers do not ask there.
+    """
+    if predicts not in PREDICTIONS:
+        raise unknown_name("prediction", predicts, PREDICTIONS)
+    path = schedules.resolve(schedule)
+    if predicts == "eps":
+        return network
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        column = (-1,) + (1,) * (x.dim() - 1)
+        time = t.double()
+        alpha = path.alpha(time).to(x.dtype).view(column)
+        sigma = path.sigma(time).to(x.dtype).view(column)
+        answer = network(x, t)
+        return (x - alpha * answer) / sigma if predicts == "x0" else alpha * answer + sigma * x
+
+    return eps
+
+
+def guided(conditional: Model, unconditional: Model, scale: float) -> Model:
+    """Classifier-free guidance: eps_u + scale (eps_c - eps_u), Ho & Salimans 2022 in the form with scale 1 unguided.
+
+    It counts as one evaluation of the guided model; each costs two of the network.
+    """
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        without = unconditional(x, t)
+        return without + scale * (conditional(x, t) - without)
+
+    return eps

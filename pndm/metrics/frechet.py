@@ -1,0 +1,277 @@
+"""Fréchet distance between two sets of images, each seen as a Gaussian in the features of our own classifier.
+
+For Gaussians N(μ₁, Σ₁) and N(μ₂, Σ₂) the squared 2-Wasserstein (Fréchet) distance is
+
+    |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½              (Dowson and Landau, 1982)
+
+With Inception features this is the FID (Heusel et al., 2017). Ours uses the small classifier that ships with the
+package, so its numbers are called `frechet_features` and compare with each other only, never with a published FID.
+Both real and generated images enter as the 8-bit images that would be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pndm.data import to_model
+from pndm.errors import OptionError, unknown_name
+from pndm.metrics.classifier import Classifier, load_classifier
+
+CLASSIFIER, STATISTICS, RECORD = "classifier.safetensors", "statistics.safetensors", "record.json"
+KIND = "pndm.gaussian_statistics"
+
+
+class GaussianStatistics:
+    """Mean and covariance of vectors that arrive in batches: float64, memory independent of their number.
+
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), which subtracts means before it squares
+    and so loses no digits when the mean is large beside the spread. `merge` joins the statistics of two workers.
+    """
+
+    def __init__(self, dimension: int):
+        self.n = 0
+        self.mean = torch.zeros(dimension, dtype=torch.float64)
+        self.scatter = torch.zeros(dimension, dimension, dtype=torch.float64)  # Σ (f − mean)(f − mean)ᵀ
+
+    @classmethod
+    def of(cls, features: Tensor) -> GaussianStatistics:
+        """Statistics of all rows of `features` (N, d) at once."""
+        return cls(features.shape[-1]).update(features)
+
+    @property
+    def dimension(self) -> int:
+        return len(self.mean)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased covariance (d, d). Raises OptionError below two samples, where there is none."""
+        if self.n < 2:
+            raise OptionError(f"samples is {self.n}: a covariance needs at least 2")
+        return self.scatter / (self.n - 1)
+
+    def update(self, features: Tensor) -> GaussianStatistics:
+        """Add the rows of `features` (B, d); returns itself."""
+        if features.ndim != 2 or features.shape[1] != self.dimension:
+            raise OptionError(f"features have shape {tuple(features.shape)}: (B, {self.dimension}) is accepted")
+        if len(features):
+            batch = GaussianStatistics(self.dimension)
+            rows = features.detach().to("cpu", torch.float64)
+            if not rows.isfinite().all():
+                raise OptionError("features hold NaN or infinity: only finite features are accepted")
+            batch.n, batch.mean = len(rows), rows.mean(0)
+            centred = rows - batch.mean
+            batch.scatter = centred.T @ centred
+            self.merge(batch)
+        return self
+
+    def merge(self, other: GaussianStatistics) -> GaussianStatistics:
+        """Add the samples behind `other`; returns itself."""
+        if other.dimension != self.dimension:
+            raise OptionError(f"statistics have dimension {other.dimension}: {self.dimension} is accepted")
+        n = self.n + other.n
+        if other.n:
+            shift = other.mean - self.mean
+            self.mean = self.mean + shift * (other.n / n)
+            self.scatter = self.scatter + other.scatter + torch.outer(shift, shift) * (self.n * other.n / n)
+            self.n = n
+        return self
+
+    def dump(self) -> bytes:
+        """As a safetensors file: mean, cov (float64) and n."""
+        tensors = {"mean": self.mean, "cov": self.covariance, "n": torch.tensor(self.n)}
+        return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"kind": KIND})
+
+    @classmethod
+    def load(cls, path: str | Path) -> GaussianStatistics:
+        """Read a file of `dump`. Raises OptionError for a file that is missing, truncated or something else."""
+        path = Path(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                kind = (file.metadata() or {}).get("kind")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        except FileNotFoundError:
+            raise OptionError(f"statistics file {str(path)!r} does not exist") from None
+        except (SafetensorError, OSError) as error:
+            raise OptionError(f"statistics file {str(path)!r} cannot be read as safetensors ({error})") from None
+        if kind != KIND or set(tensors) != {"mean", "cov", "n"}:
+            raise OptionError(f"statistics file {str(path)!r} holds something else: {KIND!r} is accepted")
+        mean, covariance, n = tensors["mean"], tensors["cov"], int(tensors["n"])
+        sound = mean.ndim == 1 and covariance.shape == (len(mean), len(mean)) and n >= 2
+        if not (sound and mean.isfinite().all() and torch.allclose(covariance, covariance.T, rtol=1e-12)):
+            raise OptionError(f"statistics file {str(path)!r} is corrupt: its mean and covariance do not fit together")
+        statistics = cls(len(mean))
+        statistics.n, statistics.mean, statistics.scatter = n, mean.double(), covariance.double() * (n - 1)
+        return statistics
+
+
+def gaussian_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """The formula of this file's head, from means (d,) and covariances (d, d) in float64.
+
+    tr (Σ₁^½ Σ₂ Σ₁^½)^½ is the sum of the roots of the eigenvalues of a symmetric matrix, so that no general matrix
+    square root (slow, and complex for singular covariances) is needed. Eigenvalues at rounding level are taken as
+    zero: their roots would be 1e-8 of the largest, and covariances of few samples have many.
+    """
+
+    def clean(values: Tensor) -> Tensor:
+        floor = values.max().clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+        return torch.where(values > floor, values, 0.0)
+
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * clean(values).sqrt()) @ vectors.T
+    cross = clean(torch.linalg.eigvalsh(root @ cov_b @ root)).sqrt().sum()
+    squared = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(squared.item(), 0.0)  # rounding may leave −1e-15 between equals
+
+
+def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    """Fréchet distance of two Gaussians given by their statistics. Warns where a covariance is rank-deficient."""
+    if a.dimension != b.dimension:
+        raise OptionError(f"statistics have dimensions {a.dimension} and {b.dimension}: equal ones are accepted")
+    distance = gaussian_distance(a.mean, a.covariance, b.mean, b.covariance)
+    n = min(a.n, b.n)
+    if n <= a.dimension:
+        warnings.warn(
+            f"{n} samples do not determine a covariance in {a.dimension} dimensions: this Fréchet distance is biased "
+            f"upwards, take at least {10 * a.dimension}",
+            stacklevel=2,
+        )
+    return distance
+
+
+@dataclass(frozen=True)
+class FrechetEstimate:
+    """A Fréchet distance with the number of samples behind it.
+
+    low … high covers where the distance of other samples of the same size would fall (probability `level`), which is
+    what comparing two solvers at equal n needs. `bias` estimates how far the distance stands above that of infinitely
+    many samples, which shifts all distances at this n alike.
+    """
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    bias: float | None = None
+    level: float | None = None
+    n_boot: int = 0
+
+
+def bootstrap_interval(
+    features: Tensor, reference: GaussianStatistics, *, n_boot: int = 200, seed: int = 0, level: float = 0.95
+) -> FrechetEstimate:
+    """Fréchet distance of `features` (N, d) to `reference`, with an interval from resampling the samples.
+
+    A resample repeats the finite-sample bias once more, so its distances lie above `value`, often all of them. The
+    interval is therefore the resamples' quantiles moved down by their mean excess, which is returned as `bias`.
+    """
+    if n_boot < 2:
+        raise OptionError(f"n_boot is {n_boot}: a whole number of at least 2 is accepted")
+    if not 0 < level < 1:
+        raise OptionError(f"level is {level}: a probability between 0 and 1 is accepted")
+    statistics = GaussianStatistics.of(features)
+    value, n = frechet_distance(statistics, reference), statistics.n
+    # centred, so that the weighted sums lose no digits
+    rows = features.detach().to("cpu", torch.float64) - statistics.mean
+    generator = torch.Generator().manual_seed(seed)
+    distances = torch.empty(n_boot, dtype=torch.float64)
+    for i in range(n_boot):
+        counts = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n).double()
+        mean = counts @ rows / n
+        covariance = ((rows * counts[:, None]).T @ rows - n * torch.outer(mean, mean)) / (n - 1)
+        distances[i] = gaussian_distance(reference.mean, reference.covariance, mean + statistics.mean, covariance)
+    bias = distances.mean().item() - value
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = (distances.quantile(tails) - bias).tolist()
+    return FrechetEstimate(value, n, max(low, 0.0), high, bias, level, n_boot)
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A classifier and its features' statistics over the training set."""
+
+    classifier: Classifier
+    reference: GaussianStatistics
+    record: dict
+
+
+def shipped() -> list[str]:
+    """Names of the feature spaces in the package."""
+    return sorted(entry.name for entry in _data().iterdir() if (entry / RECORD).is_file())
+
+
+@lru_cache(maxsize=4)
+def load_feature_space(name: str = "fashion_mnist") -> FeatureSpace:
+    """A feature space that ships with the package, or the folder that `train_classifier` wrote.
+
+    The record holds the hash of both other files: features and statistics that do not belong together would give
+    plausible wrong distances, so a mismatch raises OptionError.
+    """
+    folder = _data() / name if name in shipped() else Path(name)
+    if not folder.is_dir():
+        raise unknown_name("feature space", name, shipped())
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        hashes = record["sha256"]
+        for file in (CLASSIFIER, STATISTICS):
+            if hashlib.sha256((folder / file).read_bytes()).hexdigest() != hashes[file]:
+                raise OptionError(f"feature space {name!r} is corrupt: {file} is not the file that {RECORD} describes")
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise OptionError(
+            f"feature space {name!r} is incomplete or corrupt ({type(error).__name__}: {error})"
+        ) from None
+    return FeatureSpace(load_classifier(folder / CLASSIFIER), GaussianStatistics.load(folder / STATISTICS), record)
+
+
+def _data() -> Path:
+    return Path(str(resources.files("pndm.metrics"))) / "data"
+
+
+@torch.inference_mode()
+def feature_batches(images: Tensor | Iterable[Tensor], classifier: Classifier, *, batch: int = 250) -> Iterator[Tensor]:
+    """Features (B, d) of 8-bit images, at most `batch` images at a time, on the classifier's device."""
+    device = next(classifier.parameters()).device
+    for group in [images] if isinstance(images, Tensor) else images:
+        if group.dtype != torch.uint8:
+            raise OptionError(f"images have type {group.dtype}: torch.uint8 is accepted, what would be saved")
+        for part in group.split(batch):
+            yield classifier.features(to_model(part.to(device)))
+
+
+def frechet_features(
+    images: Tensor | Iterable[Tensor],
+    space: str = "fashion_mnist",
+    *,
+    n_boot: int = 0,
+    seed: int = 0,
+    level: float = 0.95,
+    batch: int = 250,
+    device: str | torch.device = "cpu",
+) -> FrechetEstimate:
+    """Fréchet distance of images to the training set in the features of the shipped classifier (not an FID).
+
+    `images` is uint8 (N, C, H, W), or an iterable of such batches, which is read once: memory does not grow with N
+    unless an interval is asked for (n_boot > 0), which keeps the features (N, d).
+    """
+    feature_space = load_feature_space(space)
+    classifier, reference = feature_space.classifier.to(device), feature_space.reference
+    batches = feature_batches(images, classifier, batch=batch)
+    if n_boot:
+        features = [part.cpu() for part in batches]
+        together = torch.cat(features) if features else torch.empty(0, reference.dimension)
+        return bootstrap_interval(together, reference, n_boot=n_boot, seed=seed, level=level)
+    statistics = GaussianStatistics(reference.dimension)
+    for part in batches:
+        statistics.update(part)
+    return FrechetEstimate(frechet_distance(statistics, reference), statistics.n)

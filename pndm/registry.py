@@ -1,0 +1,93 @@
+"""Names to things: the registries of solvers, schedules and grids."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
+
+from pndm.errors import OptionError, unknown_name
+
+T = TypeVar("T")
+
+
+class Option(NamedTuple):
+    """One option of a registered thing: its type, and its default (inspect.Parameter.empty when it must be given)."""
+
+    type: Any
+    default: Any
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name; each is a class whose constructor's parameters are its options.
+
+    `kind` is the word used in messages ("solver"). `group` is the entry-point group through which an installed
+    third-party package adds its own; they are loaded when a name is first looked up.
+    """
+
+    def __init__(self, kind: str, group: str | None = None):
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, tuple[type, dict[str, Any], str]] = {}
+
+    def register(self, name: str, *, about: str | None = None, **preset: Any) -> Callable[[type[T]], type[T]]:
+        """Class decorator: make `name` create this class, with `preset` in place of its parameters' defaults.
+
+        One class can bear several names, each with its own preset. `about` is the line that a listing shows; the first
+        line of the docstring otherwise. Raises OptionError for a name that is taken.
+        """
+
+        def decorate(cls: type[T]) -> type[T]:
+            if name in self._entries and self._entries[name][0] is not cls:
+                raise OptionError(f"{self.kind} name {name!r} is taken by {self._entries[name][0].__qualname__}")
+            self._entries[name] = (cls, preset, about or (cls.__doc__ or "").strip().split("\n")[0])
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        self._load_plugins()
+        return sorted(self._entries)
+
+    def about(self, name: str) -> str:
+        """The one line that describes `name`."""
+        return self._entry(name)[2]
+
+    def options(self, name: str) -> dict[str, Option]:
+        """The options of `name`, with the preset's values as defaults."""
+        cls, preset, _ = self._entry(name)
+        types = get_type_hints(cls.__init__)
+        return {
+            parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
+            for parameter in inspect.signature(cls).parameters.values()
+        }
+
+    def create(self, name: str, **options: Any) -> T:
+        """A new object by name. Raises OptionError for an unknown name (with the nearest) or an option it lacks."""
+        cls, preset, _ = self._entry(name)
+        accepted = self.options(name)
+        for option in options:
+            if option not in accepted:
+                known = ", ".join(accepted) or "none"
+                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+        thing = cls(**{**preset, **options})
+        thing.name = name
+        return thing
+
+    def resolve(self, thing: str | T) -> T:
+        """`thing` itself when it is an object already, else created by name with its defaults."""
+        return self.create(thing) if isinstance(thing, str) else thing
+
+    def _entry(self, name: str) -> tuple[type, dict[str, Any], str]:
+        if name not in self._entries:
+            self._load_plugins()
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def _load_plugins(self) -> None:
+        group, self.group = self.group, None
+        for entry in entry_points(group=group) if group else ():
+            self.register(entry.name)(entry.load())

@@ -1,0 +1,134 @@
+"""The driver: answers a solver's questions with a model, counts them, and watches over the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pndm import grids, schedules, solvers
+from pndm.errors import ModelError, OptionError
+from pndm.noise import Noise, as_noise
+
+Model = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a run gives.
+
+    x: the state at the last time, shape (B, *shape). nfe: network evaluations spent (each on the whole batch).
+    times: the grid, shape (steps + 1,). trajectory: the states at those times, (steps + 1, B, *shape), when asked for.
+    """
+
+    x: Tensor
+    nfe: int
+    times: np.ndarray
+    trajectory: Tensor | None = None
+
+
+@torch.no_grad()
+def solve(
+    model: Model,
+    x: Tensor,
+    *,
+    solver: str | solvers.Solver = "plms",
+    steps: int = 50,
+    schedule: str | schedules.Schedule = "linear",
+    grid: str | grids.Grid | Sequence[float] | np.ndarray = "uniform",
+    t_start: float | None = None,
+    t_end: float | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | Noise | None = None,
+    callback: Callable[[int, float, Tensor], Any] | None = None,
+    progress: bool | Any = False,
+    trajectory: bool = False,
+) -> Solution:
+    """Carry the state x from the noise end to the clean end with a numerical method.
+
+    model: model(x, t) -> eps, any callable; x is (B, *shape), t is (B,) in the schedule's time, eps is shaped like x.
+        For a network that predicts x0 or v, see `pndm.denoisers`.
+    x: the state at t_start, shape (B, *shape), any float dtype; the run keeps its dtype and device.
+    solver, schedule, grid: a registered name or an object; `grid` also the decreasing times themselves.
+    t_start, t_end: the ends of time; the schedule's own when None.
+    generator: noise for stochastic solvers: a torch generator, a list of B of them, or a `pndm.noise` source.
+    callback: called after step k as callback(k, t, x), with x the state at t.
+    progress: True for a bar over evaluations, or an object with `update(n)` that counts them.
+    trajectory: keep the state at every time.
+
+    Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
+    when the model's answer has another shape than x or a number that is not finite.
+    """
+    schedule = schedules.schedules.resolve(schedule)
+    solver = solvers.solvers.resolve(solver)
+    if not x.is_floating_point():
+        raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
+    run = solver.begin(schedule, grids.times(grid, steps, schedule, t_start, t_end), as_noise(generator))
+    states = [x.clone()] if trajectory else None
+    bar = _progress_bar(run.evaluations(), solver) if progress is True else progress or None
+    asked = _Evaluator(model, run, bar)
+
+    def on_step(k: int, t: float, state: Tensor) -> None:
+        if states is not None:
+            states.append(state.clone())
+        if callback is not None:
+            callback(k, t, state)
+
+    try:
+        x = run.integrate(x, asked, on_step)
+        asked.check()
+    finally:
+        if progress is True:
+            bar.close()
+    return Solution(x, asked.nfe, run.times, torch.stack(states) if states is not None else None)
+
+
+class _Evaluator:
+    """Answers questions with the model; counts them; stops at the first answer that cannot be used."""
+
+    def __init__(self, model: Model, run: solvers.Solver, bar: Any):
+        self.model = model
+        self.run = run
+        self.bar = bar
+        self.nfe = 0
+        self.unread: list[tuple[int, float, Tensor]] = []
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        self.nfe += 1
+        dtype = x.dtype if x.dtype == torch.float64 else torch.float32  # half precision cannot tell 998 from 999
+        eps = self.model(x, torch.full((len(x),), t, dtype=dtype, device=x.device))
+        if not isinstance(eps, Tensor) or eps.shape != x.shape:
+            shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
+            raise ModelError(
+                f"the model's answer is of shape {shape} where {tuple(x.shape)} was expected: {self._where(self.nfe, t)}"
+            )
+        self.unread.append((self.nfe, t, eps.sum()))
+        if x.device.type == "cpu":  # elsewhere, reading a number would stop the device: read them all at the end
+            self.check()
+        if self.bar is not None:
+            self.bar.update(1)
+        return eps.to(x.dtype)
+
+    def check(self) -> None:
+        """Raise ModelError for the first unread answer with a number that is not finite."""
+        for evaluation, t, total in self.unread:
+            if not math.isfinite(total.item()):
+                raise ModelError(f"the model returned NaN or infinity: {self._where(evaluation, t)}")
+        self.unread.clear()
+
+    def _where(self, evaluation: int, t: float) -> str:
+        total = self.run.evaluations()
+        of = f" of {total}" if total else ""
+        name = self.run.name or type(self.run).__name__
+        step = int(np.searchsorted(-self.run.times, -t, side="right"))
+        return f"solver {name}, step {step}, evaluation {evaluation}{of}, at t = {t:g}"
+
+
+def _progress_bar(total: int | None, solver: solvers.Solver) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=solver.name or type(solver).__name__, unit="eval")

@@ -1,0 +1,65 @@
+"""The transfer part: given one direction, where do we land?
+
+Each transfer is built for one schedule and keeps the float64 coefficients of every pair of times that it has met, so a
+grid's are computed once. States and directions have shape (B, *shape); the arithmetic is in their own precision.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pndm.schedules import Schedule
+
+
+class Transfer:
+    """Lands a state at another time, along a direction: `transfer(x, e, t, s)`, an affine map a x + b e."""
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
+        self._pairs: dict[tuple[float, float], tuple[float, float]] = {}
+
+    def __call__(self, x: Tensor, e: Tensor, t: float, s: float) -> Tensor:
+        pair = self._pairs.get((t, s))
+        if pair is None:
+            pair = self._pairs[t, s] = self.coefficients(t, s)
+        a, b = pair
+        return (x * a).add_(e, alpha=b)
+
+    def coefficients(self, t: float, s: float) -> tuple[float, float]:
+        """a and b of x_s = a x_t + b e."""
+        raise NotImplementedError
+
+    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+        """What this transfer follows, made from an evaluation of eps at (x, t)."""
+        raise NotImplementedError
+
+
+class Manifold(Transfer):
+    """The paper's formula 9, along predicted noise: exact for every step size when the noise is the true one.
+
+    x_s = (alpha_s / alpha_t) x_t + (sigma_s - (alpha_s / alpha_t) sigma_t) e
+    """
+
+    def coefficients(self, t: float, s: float) -> tuple[float, float]:
+        alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
+        return alpha_s / alpha_t, alpha_s * (self.schedule.rho(s) - self.schedule.rho(t))
+
+    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+        return eps
+
+
+class Linear(Transfer):
+    """The classical one, along the derivative of the probability-flow ODE: x_s = x_t + (s - t) dx/dt.
+
+    dx/dt = (d ln alpha / dt) (x - eps / sigma), Song et al. 2021, equation 13. It is infinite where sigma = 0.
+    """
+
+    def coefficients(self, t: float, s: float) -> tuple[float, float]:
+        return 1.0, s - t
+
+    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+        slope = self.schedule.dlog_alpha(t)
+        return (x * slope).add_(eps, alpha=-slope / self.schedule.sigma(t))
+
+
+TRANSFERS: dict[str, type[Transfer]] = {"manifold": Manifold, "linear": Linear}
