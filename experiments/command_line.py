@@ -1,7 +1,7 @@
 """From the command line to an experiment: what run.py calls.
 
-Hydra composes the configuration. Before it does, everything chosen is checked here for every point of a sweep, so that a
-mistake is one sentence and exit code 2, and comes before the first job and not in the middle.
+Hydra composes the configuration. Before it does, everything chosen is checked here for every point of a sweep, so that
+a mistake is one sentence and exit code 2, and comes before the first job and not in the middle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -58,7 +59,9 @@ def listing() -> str:
     for group in FILE_GROUPS:
         lines.append(f"{group}:")
         for name in choices(group):
-            comments = [line for line in (CONF / group / f"{name}.yaml").read_text().splitlines() if line.startswith("# ")]
+            comments = [
+                line for line in (CONF / group / f"{name}.yaml").read_text().splitlines() if line.startswith("# ")
+            ]
             about = next((line[2:] for line in comments if not line.startswith("# @")), "")
             lines.append(f"  {name:16} {about}")
         lines.append("")
@@ -120,30 +123,29 @@ def _first_line(error: Exception) -> str:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> None:
     """One job. Errors of the user or the model end the program here, before Hydra makes a traceback of them."""
-    run = {"sample": _sample, "train": _train, "train_classifier": _train_classifier}[cfg.experiment.name]
+    out = Path(HydraConfig.get().runtime.output_dir)
     try:
-        run(cfg)
+        {"sample": _sample, "train": _train, "train_classifier": _train_classifier}[cfg.experiment.name](cfg, out)
     except (OptionError, ModelError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _sample(cfg: DictConfig) -> None:
+def _sample(cfg: DictConfig, out: Path) -> None:
     from experiments.sample import sample
 
-    sample(cfg)
+    sample(cfg, out)
 
 
-def _train(cfg: DictConfig) -> None:
+def _train(cfg: DictConfig, out: Path) -> None:
     from experiments.train import train
-
     from pndm.models.unet import UNetConfig
 
     architecture = UNetConfig.from_dict(OmegaConf.to_object(cfg.model.architecture))
-    train(OmegaConf.to_object(cfg.experiment), architecture, Path(cfg.output), build.device(cfg))
+    train(OmegaConf.to_object(cfg.experiment), architecture, out, build.device(cfg))
 
 
-def _train_classifier(cfg: DictConfig) -> None:
+def _train_classifier(cfg: DictConfig, out: Path) -> None:
     from experiments.train_classifier import train_classifier
 
-    train_classifier(OmegaConf.to_object(cfg.experiment), Path(cfg.output), build.device(cfg))
+    train_classifier(OmegaConf.to_object(cfg.experiment), out, build.device(cfg))

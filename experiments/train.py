@@ -21,8 +21,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,61 +32,26 @@ from tqdm import tqdm
 
 import pndm.data
 import pndm.schedules
-from experiments import training_report, training_state
-from pndm.errors import OptionError
+from experiments import records, training_report, training_state
+from experiments.training_config import FREE_OPTIONS, TrainConfig, check, learning_rate, wants_bf16
+from pndm.errors import ModelError, OptionError
 from pndm.models.checkpoint import save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
 LOSS_EVERY = 20
+FIGURE_SECONDS = 60.0  # the figure is drawn no more often than this, but always at the end
 BETAS = (0.9, 0.999)
 _STREAM_TRAIN, _STREAM_EPOCH, _STREAM_VALIDATE, _STREAM_INIT = range(4)
 
 
-@dataclass
-class TrainConfig:
-    """What to train on, for how long, and how."""
+def train(
+    config: TrainConfig, architecture: UNetConfig, out: Path, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Train, or continue the run in `out`, and return its record.
 
-    data: str = "fashion-mnist"
-    data_folder: str | None = None
-    schedule: str = "linear"
-    batch: int = 128
-    iterations: int = 40_000
-    """Optimizer steps; the learning rate decays to zero over them, so they fix when the run ends."""
-    lr: float = 4e-4
-    warmup: int = 500
-    """Iterations over which the learning rate rises from zero."""
-    weight_decay: float = 0.0
-    ema: float = 0.9995
-    """Decay of the averaged weights; lower at the start, where it would average in the initial weights."""
-    grad_clip: float = 1.0
-    flip: bool = False
-    """Mirror images at random: for data that look the same from both sides."""
-    seed: int = 0
-    limit: int | None = None
-    """Use only the first so many training images (tests, miniatures)."""
-    amp: str = "auto"
-    """bf16 autocast: "bf16", "none", or "auto" for bf16 where the processor multiplies it natively."""
-    channels_last: bool = True
-    compile: bool = False
-    checkpoint_minutes: float = 10.0
-    validate_every: int = 2000
-    """Iterations between measurements of the averaged weights' loss on test images (0: never)."""
-    validate_images: int = 1024
-    resume: str | None = None
-    """Another run's folder to start from when the output folder has no checkpoint."""
-    progress: bool = True
-
-
-FREE_OPTIONS = {
-    "iterations", "data_folder", "amp", "channels_last", "compile", "checkpoint_minutes",
-    "validate_every", "validate_images", "resume", "progress",
-}  # fmt: skip
-"""Options that may differ when a run is continued: where and how fast it runs, and for how long."""
-
-
-def train(config: TrainConfig, architecture: UNetConfig, out: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Train, or continue the run in `out`, and return its record. Raises OptionError for what cannot be used."""
-    _check(config)
+    Raises OptionError for what cannot be used, and ModelError when the loss is no longer finite.
+    """
+    check(config, torch.device(device))
     out = Path(out)
     _make_folder(out)
     training_state.clean(out)
@@ -101,9 +65,11 @@ class Trainer:
         self.config, self.architecture, self.out, self.device = config, architecture, out, device
         self.bf16 = wants_bf16(config.amp, device)
         schedule = pndm.schedules.create(config.schedule)
-        self.train_steps = getattr(schedule, "train_steps", None)
-        if not self.train_steps:
-            raise OptionError(f"schedule {config.schedule!r} has no discrete training steps: linear, scaled_linear and cosine have")
+        if not schedule.train_steps:
+            raise OptionError(
+                f"schedule {config.schedule!r} has no discrete training steps: linear, scaled_linear and cosine have"
+            )
+        self.train_steps = schedule.train_steps
         times = np.arange(self.train_steps, dtype=np.float64)
         self.alpha, self.sigma = (
             torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device).view(-1, 1, 1, 1)
@@ -120,10 +86,13 @@ class Trainer:
             self.held_out = held_out.to(device)
 
         torch.manual_seed(_mix(config.seed, 0, _STREAM_INIT))  # the layers draw their weights from the global generator
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = UNet(architecture).to(device, memory_format=layout).train()
-        self.average = UNet(architecture).to(device, memory_format=layout).eval().requires_grad_(False)
+        self.model = UNet(architecture).to(device).train()
+        self.average = UNet(architecture).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
+        if config.channels_last:
+            for parameter in (*self.model.parameters(), *self.average.parameters()):
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.network = torch.compile(self.model) if config.compile else self.model
         self.weights = list(self.model.parameters())
         self.average_weights = list(self.average.parameters())
@@ -145,6 +114,7 @@ class Trainer:
         self.generator = torch.Generator(device)
         self.stopped_by: str | None = None
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._drawn = time.perf_counter()
 
     def run(self) -> dict[str, Any]:
         """The loop: iterations, with checkpoints by the clock and at the end, until done or told to stop."""
@@ -169,10 +139,11 @@ class Trainer:
                 if time.perf_counter() - saved > 60 * config.checkpoint_minutes:
                     self.save()
                     saved = time.perf_counter()
-            return self.save()
+            return self.save(figure=True)
 
-    def save(self) -> dict[str, Any]:
-        """Write the checkpoint, the averaged weights as a model, the record and the figure."""
+    def save(self, figure: bool = False) -> dict[str, Any]:
+        """Write the checkpoint, the averaged weights as a model, the record, and the figure when asked for or old."""
+        self._check_finite(float(torch.stack(torch._foreach_norm(self.weights)).sum()), "sum of the weights' norms")
         state = {
             "iteration": self.iteration,
             "config": dataclasses.asdict(self.config),
@@ -189,7 +160,10 @@ class Trainer:
             schedule=self.config.schedule, predicts="eps", data=self.config.data,
         )  # fmt: skip
         record = self.record()
-        training_report.write(self.out, record)
+        records.write_record(self.out, record)
+        if figure or time.perf_counter() - self._drawn > FIGURE_SECONDS:
+            training_report.plot(self.out, record)
+            self._drawn = time.perf_counter()
         return record
 
     def record(self) -> dict[str, Any]:
@@ -198,7 +172,7 @@ class Trainer:
             "experiment": "train",
             "config": dataclasses.asdict(self.config),
             "architecture": _plain(self.architecture),
-            **training_report.environment(self.device),
+            **records.environment(self.device),
             "amp": "bf16" if self.bf16 else "none",
             "dtype": "float32",
             "parameters": sum(weight.numel() for weight in self.weights),
@@ -252,7 +226,7 @@ class Trainer:
             x0 = torch.where(mirrored, x0.flip(-1), x0)
         return x0, t, noise
 
-    def _loss(self, network: nn.Module, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def _loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the predicted noise."""
         x = self.alpha[t] * x0 + self.sigma[t] * noise
         if self.config.channels_last:
@@ -278,17 +252,21 @@ class Trainer:
     def _note_loss(self, bar: tqdm) -> None:
         since = self.iteration - (int(self.losses[-1][0]) if self.losses else 0)
         loss = float(self.loss_sum) / since
-        if not math.isfinite(loss):
-            raise OptionError(
-                f"the loss is {loss} at iteration {self.iteration}: a lower lr than {self.config.lr} or amp=none may help; "
-                f"the last checkpoint in {self.out} is from before"
-            )
+        self._check_finite(loss, "loss")
         self.losses.append([self.iteration, loss])
         self.loss_sum.zero_()
         shown = {"loss": f"{training_report.tail_mean(self.losses):.4f}"}
         if self.validation:
             shown["held out"] = f"{self.validation[-1][1]:.4f}"
         bar.set_postfix(shown, refresh=False)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        """A run that has diverged ends here, and not in a checkpoint."""
+        if not math.isfinite(value):
+            raise ModelError(
+                f"training has diverged, the {what} is {value} at iteration {self.iteration}: a lower lr than "
+                f"{self.config.lr}, or amp=none, may help (any checkpoint in {self.out} is from before)"
+            )
 
     def _due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.iteration == self.config.iterations
@@ -317,10 +295,12 @@ class Trainer:
             return
         state = training_state.read_state(checkpoint)
         for title, mine in (("config", self.config), ("architecture", self.architecture)):
+            defaults = {field.name: field.default for field in dataclasses.fields(mine)}
             for key, value in _plain(mine).items():
-                if key not in FREE_OPTIONS and state[title].get(key) != value:
+                stored = state[title].get(key, defaults[key])  # an option that is newer than the checkpoint
+                if key not in FREE_OPTIONS and stored != value:
                     raise OptionError(
-                        f"{key} {value!r} is not the {state[title].get(key)!r} with which the run in {checkpoint.parent} "
+                        f"{key} {value!r} is not the {stored!r} with which the run in {checkpoint.parent} "
                         f"was started: give that value, or another output folder"
                     )
         if state["iteration"] > self.config.iterations:
@@ -357,27 +337,6 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then a cosine from `lr` to about zero at the last iteration."""
-    if iteration < config.warmup:
-        return config.lr * (iteration + 1) / config.warmup
-    progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def wants_bf16(amp: str, device: torch.device) -> bool:
-    """Whether to run the network in bf16: as told, or ("auto") where the processor multiplies bf16 natively."""
-    if amp != "auto":
-        return amp == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        with contextlib.suppress(OSError):
-            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-            return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
-
-
 def _mix(seed: int, index: int, stream: int) -> int:
     """One 63-bit seed from three numbers, with no two of them alike."""
     return int(np.random.SeedSequence((seed, index, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -388,25 +347,12 @@ def _plain(thing: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(thing)))
 
 
-def _check(config: TrainConfig) -> None:
-    for name in ("batch", "iterations"):
-        if getattr(config, name) < 1:
-            raise OptionError(f"{name} {getattr(config, name)} must be at least 1")
-    for name in ("warmup", "weight_decay", "grad_clip", "validate_every", "checkpoint_minutes", "seed"):
-        if getattr(config, name) < 0:
-            raise OptionError(f"{name} {getattr(config, name)} must not be negative")
-    if not (config.lr > 0 and math.isfinite(config.lr)):
-        raise OptionError(f"lr {config.lr} must be a positive number")
-    if not 0 <= config.ema < 1:
-        raise OptionError(f"ema {config.ema} must be at least 0 and below 1")
-    if config.amp not in ("auto", "bf16", "none"):
-        raise OptionError(f"amp {config.amp!r} is not known: auto, bf16 and none are")
-
-
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"output folder {out} cannot be made ({error.strerror}): choose one that can be written") from None
+        raise OptionError(
+            f"output folder {out} cannot be made ({error.strerror}): choose one that can be written"
+        ) from None
     if not os.access(out, os.W_OK):
         raise OptionError(f"output folder {out} cannot be written: choose another")

@@ -42,6 +42,8 @@ def clean(out: Path) -> None:
     """Remove what a killed run left half-written, and checkpoints that a newer one replaced."""
     for path in out.glob(f".{_PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in out.glob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
+        path.unlink(missing_ok=True)
     newest = latest(out)
     for path in out.glob(f"{_PREFIX}*"):
         if path.is_dir() and path != newest:
@@ -76,7 +78,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"checkpoint {checkpoint} cannot be read ({error}): remove that folder to start anew") from None
+        raise OptionError(
+            f"checkpoint {checkpoint} cannot be read ({error}): remove that folder to start anew"
+        ) from None
     if state.get("format") != FORMAT:
         raise OptionError(f"checkpoint {checkpoint} has format {state.get('format')!r} where {FORMAT} is read")
     return state
@@ -102,7 +106,9 @@ def load(checkpoint: Path, groups: dict[str, dict[str, Tensor]]) -> None:
         for key, tensor in wanted.items():
             flat = torch.cat([value for _, value in sorted(parts[key], key=lambda item: item[0])])
             if flat.numel() != tensor.numel():
-                raise OptionError(f"checkpoint {checkpoint} tensor {key} has {flat.numel()} values, not {tensor.numel()}")
+                raise OptionError(
+                    f"checkpoint {checkpoint} tensor {key} has {flat.numel()} values, not {tensor.numel()}"
+                )
             tensor.copy_(flat.view(tensor.shape))
 
 

@@ -1,7 +1,7 @@
 """pndm: numerical methods for diffusion sampling.
 
-    pndm.solve(model, x, solver="plms", steps=50)     carry noise to samples
-    pndm.solvers / pndm.schedules / pndm.grids        names(), create(name, **options), register(name)
+pndm.solve(model, x, solver="plms", steps=50)     carry noise to samples
+pndm.solvers / pndm.schedules / pndm.grids        names(), create(name, **options), register(name)
 """
 
 from pndm import grids, noise, schedules, solvers

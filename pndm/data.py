@@ -53,6 +53,8 @@ class Source:
     files: dict[str, tuple[str, ...]]
     """The file names of each split; a `.gz` of each is as good."""
     counts: dict[str, int]
+    first_class: dict[str, int]
+    """How many images have label 0: it tells MNIST from Fashion-MNIST, whose files have the same names and sizes."""
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     advice: str
@@ -69,7 +71,7 @@ def names() -> list[str]:
 def load(name: str, folder: str | Path | None = None, split: str = "train") -> Dataset:
     """Read one split ("train" or "test") of a data set.
 
-    The files are looked for in `folder` when given; otherwise in $PNDM_DATA and $PNDM_DATA/<name>, in
+    The files are looked for in `folder` when given; otherwise in $PNDM_DATA/<name> and $PNDM_DATA, in
     /usr/share/datasets/<name>, and in ./data/<name>. Raises OptionError for an unknown name or split, when the files
     are absent (with how to get them), and when one is not what it should be.
     """
@@ -83,7 +85,13 @@ def load(name: str, folder: str | Path | None = None, split: str = "train") -> D
         raise OptionError(f"data {name!r} split {split!r} has {len(images)} images where {source.counts[split]} belong")
     if int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
         raise OptionError(
-            f"data {name!r} split {split!r} has label {int(labels.max())} where labels are 0 to {len(source.classes) - 1}"
+            f"data {name!r} split {split!r} has label {int(labels.max())} not 0 to {len(source.classes) - 1}"
+        )
+    first = int((labels == 0).sum())
+    if first != source.first_class[split]:
+        raise OptionError(
+            f"data {name!r} split {split!r} has {first} images of {source.classes[0]!r} where "
+            f"{source.first_class[split]} belong: these files are of another data set"
         )
     return Dataset(images, labels, name, source.classes)
 
@@ -95,6 +103,7 @@ def to_model(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def to_uint8(x: Tensor) -> Tensor:
     """Floats in [-1, 1] as pixels 0..255, rounded to the nearest and clamped."""
+    x = x if x.dtype == torch.float64 else x.float()  # bfloat16 cannot count to 255 in steps of a half
     return x.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -108,7 +117,7 @@ def _find(name: str, source: Source, folder: str | Path | None, split: str) -> P
     else:
         places = [Path("/usr/share/datasets", name), Path("data", name)]
         if os.environ.get("PNDM_DATA"):
-            places = [Path(os.environ["PNDM_DATA"]), Path(os.environ["PNDM_DATA"], name), *places]
+            places = [Path(os.environ["PNDM_DATA"], name), Path(os.environ["PNDM_DATA"]), *places]
     if source.subfolder:
         places = [place for parent in places for place in (parent, parent / source.subfolder)]
     for place in places:
@@ -118,8 +127,8 @@ def _find(name: str, source: Source, folder: str | Path | None, split: str) -> P
         for place in places:
             if (place / "data_batch_1").exists() or (place / "cifar-10-batches-py").exists():
                 raise OptionError(
-                    f"data {name!r} in {place} is in the Python layout, whose files are pickles that can run any code, so "
-                    f"it is not read: {source.advice}"
+                    f"data {name!r} in {place} is in the Python layout, whose files are pickles that can run any code, "
+                    f"and is not read: {source.advice}"
                 )
     searched = ", ".join(str(place) for place in places)
     raise OptionError(
@@ -141,7 +150,9 @@ def _read_bytes(folder: Path, file: str) -> tuple[Path, bytes]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise OptionError(f"data file {path} cannot be read ({error}): it is damaged or truncated, fetch it again") from None
+        raise OptionError(
+            f"data file {path} cannot be read ({error}): it is damaged or truncated, fetch it again"
+        ) from None
     return path, data
 
 
@@ -150,14 +161,16 @@ def read_idx(folder: Path, file: str, ndim: int) -> np.ndarray:
     path, data = _read_bytes(folder, file)
     if len(data) < 4 or data[:4] != bytes((0, 0, 8, ndim)):
         raise OptionError(
-            f"data file {path} starts with {data[:4].hex()!r} where an IDX file of bytes in {ndim} dimensions starts with "
-            f"'000008{ndim:02x}'"
+            f"data file {path} starts with {data[:4].hex()!r} where an IDX file of bytes in {ndim} dimensions starts "
+            f"with '000008{ndim:02x}'"
         )
     header = 4 + 4 * ndim
     shape = tuple(int(size) for size in np.frombuffer(data[4:header], dtype=">u4")) if len(data) >= header else ()
     expected = header + int(np.prod(shape)) if shape else header
     if len(data) != expected:
-        raise OptionError(f"data file {path} holds {len(data)} bytes where its header asks for {expected}: fetch it again")
+        raise OptionError(
+            f"data file {path} holds {len(data)} bytes where its header asks for {expected}: fetch it again"
+        )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
@@ -195,6 +208,7 @@ SOURCES: dict[str, Source] = {
         _read_idx_pair,
         _IDX_FILES,
         {"train": 60000, "test": 10000},
+        {"train": 6000, "test": 1000},
         (1, 28, 28),
         FASHION_CLASSES,
         "install the Debian package dataset-fashion-mnist, or put the four .gz files of "
@@ -204,6 +218,7 @@ SOURCES: dict[str, Source] = {
         _read_idx_pair,
         _IDX_FILES,
         {"train": 60000, "test": 10000},
+        {"train": 5923, "test": 980},
         (1, 28, 28),
         tuple("0123456789"),
         "put the four IDX files of yann.lecun.com/exdb/mnist (plain or .gz) in data/mnist",
@@ -212,6 +227,7 @@ SOURCES: dict[str, Source] = {
         _read_cifar10,
         {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
         {"train": 50000, "test": 10000},
+        {"train": 5000, "test": 1000},
         (3, 32, 32),
         CIFAR10_CLASSES,
         "unpack the binary layout, cifar-10-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, in data/cifar10",

@@ -38,6 +38,19 @@ def denoiser(network: Model, predicts: str, schedule: str | Schedule) -> Model:
     return eps
 
 
+def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
+    """A model in the time of the schedule `used`, from one trained in the time of another.
+
+    Two variance-preserving paths with equal alpha are the same noise level, so a network trained on one serves on any
+    other once its time is looked up there. Noise levels beyond the trained ones are taken as the nearest trained.
+    """
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        return model(x, trained.t_of_log_alpha(used.log_alpha(t.double())).to(t.dtype))
+
+    return eps
+
+
 def guided(conditional: Model, unconditional: Model, scale: float) -> Model:
     """Classifier-free guidance: eps_u + scale (eps_c - eps_u), Ho & Salimans 2022 in the form with scale 1 unguided.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class OptionError(ValueError):
-    """A value that the user chose cannot be used. The message is one sentence: the option, the value, what is accepted."""
+    """A value that the user chose cannot be used: one sentence with the option, the value, and what is accepted."""
 
 
 class ModelError(RuntimeError):

@@ -1,8 +1,8 @@
 """Which times a run visits: decreasing, from the noise end to the clean end, in float64.
 
 A grid is a rule; `times(...)` applies it to a schedule, a number of steps and two ends, and checks the result.
-`leading`, `trailing` and `linspace` are the integer spacings of the diffusers library, for networks and comparisons that
-want exactly those; they end with a step to the clean end.
+`leading`, `trailing` and `linspace` are the integer spacings of the diffusers library, for networks and comparisons
+that want exactly those; they end with a step to the clean end.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def times(
     """The times of a run, shape (steps + 1,), strictly decreasing.
 
     grid: a registered name, a Grid, or the times themselves (then `steps`, `t_start` and `t_end` are not used).
-    Raises OptionError for steps that are not a positive whole number or more than a discrete schedule has, for ends that
-    the schedule does not reach, and for times that do not decrease strictly.
+    Raises OptionError for steps that are not a positive whole number or more than a discrete schedule has, for ends
+    that the schedule does not reach, and for times that do not decrease strictly.
     """
     if not isinstance(grid, (str, Grid)):
         return _checked(np.asarray(grid, dtype=np.float64), schedule, "the given times")
@@ -100,7 +100,9 @@ class _IntegerGrid(Grid):
 
     def place(self, steps: int, schedule: Schedule, start: float, end: float) -> np.ndarray:
         if schedule.train_steps is None:
-            raise OptionError(f"grid {self.name!r} needs a schedule with training steps; use 'uniform' for a continuous one")
+            raise OptionError(
+                f"grid {self.name!r} needs a schedule with training steps; use 'uniform' for a continuous one"
+            )
         return np.append(self.asked(steps, int(start) + 1), end)
 
     def asked(self, steps: int, total: int) -> np.ndarray:

@@ -18,8 +18,8 @@ class SampleNoise:
     """A stream of standard normal noise for each of some samples.
 
     Sample i has a counter-based generator of its own, keyed by (seed, i). Its first draw is its starting noise and the
-    later ones are the noise of a stochastic solver's steps. Draws are made in float64 on the CPU, then rounded and moved,
-    so that every dtype and device sees the same numbers.
+    later ones are the noise of a stochastic solver's steps. Draws are made in float64 on the CPU, then rounded and
+    moved, so that every dtype and device sees the same numbers.
     """
 
     def __init__(self, seed: int, indices: Iterable[int]):
@@ -27,7 +27,9 @@ class SampleNoise:
             raise OptionError(f"seed={seed} must be a whole number from 0 to 2^63 - 1")
         self._streams = [np.random.Generator(np.random.Philox(key=[seed, index])) for index in indices]
 
-    def draw(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    def draw(
+        self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Tensor:
         """The next noise of every sample: (B, *shape) for B samples, each of the given shape."""
         noise = np.stack([stream.standard_normal(tuple(shape)) for stream in self._streams])
         return torch.from_numpy(noise).to(dtype).to(device)
@@ -42,7 +44,9 @@ class SampleNoise:
 def as_noise(generator: torch.Generator | Sequence[torch.Generator] | Noise | None) -> Noise:
     """A noise source from what users have: nothing, a torch generator, one a sample, or a source already."""
     if generator is None or isinstance(generator, torch.Generator):
-        return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=_home(generator, x)).to(x.device)
+        return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=_home(generator, x)).to(
+            x.device
+        )
     if callable(generator):
         return generator
 

@@ -51,8 +51,13 @@ class Schedule:
         """d ln alpha / dt."""
         raise NotImplementedError
 
-    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+    def t_of_log_alpha(self, log_alpha: Time) -> Time:
+        """Inverse of `log_alpha`, clamped to the ends of time."""
         raise NotImplementedError
+
+    def same_path(self, other: Schedule) -> bool:
+        """Whether the other schedule has the same noise at the same times."""
+        return other is self or (type(other) is type(self) and other == self)
 
     def alpha(self, t: Time) -> Time:
         """Scale of the clean sample. The paper's ᾱ is alpha squared."""
@@ -73,15 +78,13 @@ class Schedule:
         rho = self.rho(t)
         return -math.log(rho) if rho > 0 else math.inf
 
-    def t_of_rho(self, rho: float | np.ndarray) -> Any:
-        """Inverse of `rho`, in float64."""
-        squared = np.square(np.asarray(rho, dtype=np.float64))
-        t = self._t_of_log_alpha(-0.5 * np.log1p(squared))
-        return t if isinstance(rho, np.ndarray) else float(t)
+    def t_of_rho(self, rho: Time) -> Time:
+        """Inverse of `rho`."""
+        return self.t_of_log_alpha(-0.5 * _math(rho).log1p(rho * rho))
 
-    def t_of_lam(self, lam: float | np.ndarray) -> Any:
-        """Inverse of `lam`, in float64."""
-        return self.t_of_rho(np.exp(-lam) if isinstance(lam, np.ndarray) else math.exp(-lam))
+    def t_of_lam(self, lam: Time) -> Time:
+        """Inverse of `lam`."""
+        return self.t_of_rho(_math(lam).exp(-lam))
 
 
 class DiscreteSchedule(Schedule):
@@ -103,7 +106,9 @@ class DiscreteSchedule(Schedule):
         if table.ndim != 1 or len(table) < 6:
             raise OptionError(f"alphas_cumprod must be a list of at least 6 numbers, not of shape {table.shape}")
         if not (np.all(np.diff(table) < 0) and 0 < table[-1] and table[0] < 1):
-            raise OptionError("alphas_cumprod must decrease strictly from below 1 to above 0: noise grows with the index")
+            raise OptionError(
+                "alphas_cumprod must decrease strictly from below 1 to above 0: noise grows with the index"
+            )
         self.train_steps = len(table)
         self.t_noise = self.train_steps - 1.0
         self._knots = np.arange(-1.0, self.train_steps)
@@ -136,13 +141,18 @@ class DiscreteSchedule(Schedule):
         k = min(max(int(t + 1), 0), last)
         return self._coefficients[:, k].tolist(), t + 1 - k
 
-    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
-        t = np.interp(-log_alpha, -self._log_table, self._knots)
-        for _ in range(50):  # Newton from the piecewise linear inverse; a few rounds suffice
-            step = (self.log_alpha(t) - log_alpha) / self.dlog_alpha(t)
-            t = np.clip(t - step, -1.0, self.t_noise)
-            if np.all(np.abs(step) <= 1e-13 * self.train_steps):
-                break
+    def t_of_log_alpha(self, log_alpha: Time) -> Time:
+        if isinstance(log_alpha, np.ndarray):
+            return self.t_of_log_alpha(torch.from_numpy(log_alpha)).numpy()
+        if isinstance(log_alpha, float):
+            return self.t_of_log_alpha(torch.tensor([log_alpha], dtype=torch.float64)).item()
+        falling = torch.from_numpy(-self._log_table).to(log_alpha.device)
+        sought = -log_alpha.double()
+        k = torch.searchsorted(falling, sought).clamp(1, self.train_steps)
+        t = k - 2 + (sought - falling[k - 1]) / (falling[k] - falling[k - 1])
+        t = t.clamp(-1.0, self.t_noise)
+        for _ in range(4):  # Newton, from the piecewise linear inverse; it doubles the correct digits each time
+            t = (t - (self.log_alpha(t) + sought) / self.dlog_alpha(t)).clamp(-1.0, self.t_noise)
         return t
 
 
@@ -152,13 +162,15 @@ def _betas_to_table(betas: np.ndarray) -> np.ndarray:
 
 def _check_betas(schedule: str, beta_start: float, beta_end: float, train_steps: int) -> None:
     if not 0 < beta_start <= beta_end < 1:
-        raise OptionError(f"{schedule}: beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < start <= end < 1")
+        raise OptionError(
+            f"{schedule}: beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < start <= end < 1"
+        )
     if train_steps < 6:
         raise OptionError(f"{schedule}: train_steps={train_steps} must be at least 6")
 
 
 @register("linear")
-@dataclass(eq=False)
+@dataclass
 class Linear(DiscreteSchedule):
     """DDPM's: beta_i grows linearly from beta_start to beta_end (Ho et al. 2020)."""
 
@@ -172,7 +184,7 @@ class Linear(DiscreteSchedule):
 
 
 @register("scaled_linear")
-@dataclass(eq=False)
+@dataclass
 class ScaledLinear(DiscreteSchedule):
     """sqrt(beta_i) grows linearly: the original PNDM code's "quad", and latent diffusion's schedule."""
 
@@ -187,7 +199,7 @@ class ScaledLinear(DiscreteSchedule):
 
 
 @register("cosine")
-@dataclass(eq=False)
+@dataclass
 class Cosine(DiscreteSchedule):
     """ᾱ follows a squared cosine, with beta_i at most max_beta (Nichol & Dhariwal 2021)."""
 
@@ -207,7 +219,7 @@ class Cosine(DiscreteSchedule):
 
 
 @register("table")
-@dataclass(eq=False)
+@dataclass(eq=False)  # comparing tables is not worth it: a table is the same as itself
 class Table(DiscreteSchedule):
     """Any discrete schedule, from its table of ᾱ (diffusers' `scheduler.alphas_cumprod`)."""
 
@@ -218,7 +230,7 @@ class Table(DiscreteSchedule):
 
 
 @register("vp_linear")
-@dataclass(eq=False)
+@dataclass
 class VPLinear(Schedule):
     """The continuous VP path: beta(t) linear from beta_min to beta_max on t in (0, 1] (Song et al. 2021)."""
 
@@ -231,7 +243,9 @@ class VPLinear(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min < self.beta_max:
-            raise OptionError(f"vp_linear: beta_min={self.beta_min}, beta_max={self.beta_max} must satisfy 0 < min < max")
+            raise OptionError(
+                f"vp_linear: beta_min={self.beta_min}, beta_max={self.beta_max} must satisfy 0 < min < max"
+            )
         if not 0 <= self.t_clean < 1:
             raise OptionError(f"vp_linear: t_clean={self.t_clean} must be at least 0 and below 1")
         self.t_least = max(self.t_clean, 1e-3)
@@ -242,7 +256,7 @@ class VPLinear(Schedule):
     def dlog_alpha(self, t: Time) -> Time:
         return -0.5 * t * (self.beta_max - self.beta_min) - 0.5 * self.beta_min
 
-    def _t_of_log_alpha(self, log_alpha: np.ndarray) -> np.ndarray:
+    def t_of_log_alpha(self, log_alpha: Time) -> Time:
         slope = self.beta_max - self.beta_min
         # The root of slope t^2 + 2 beta_min t + 4 log_alpha = 0, in the form without cancellation near t = 0.
-        return -4 * log_alpha / (self.beta_min + np.sqrt(self.beta_min**2 - 4 * slope * log_alpha))
+        return -4 * log_alpha / (self.beta_min + _math(log_alpha).sqrt(self.beta_min**2 - 4 * slope * log_alpha))

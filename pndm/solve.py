@@ -69,7 +69,7 @@ def solve(
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
     run = solver.begin(schedule, grids.times(grid, steps, schedule, t_start, t_end), as_noise(generator))
     states = [x.clone()] if trajectory else None
-    bar = _progress_bar(run.evaluations(), solver) if progress is True else progress or None
+    bar = None if progress is False else _progress_bar(run.evaluations(), solver) if progress is True else progress
     asked = _Evaluator(model, run, bar)
 
     def on_step(k: int, t: float, state: Tensor) -> None:
@@ -104,7 +104,7 @@ class _Evaluator:
         if not isinstance(eps, Tensor) or eps.shape != x.shape:
             shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
             raise ModelError(
-                f"the model's answer is of shape {shape} where {tuple(x.shape)} was expected: {self._where(self.nfe, t)}"
+                f"the model's answer has shape {shape} where {tuple(x.shape)} was expected: {self._where(self.nfe, t)}"
             )
         self.unread.append((self.nfe, t, eps.sum()))
         if x.device.type == "cpu":  # elsewhere, reading a number would stop the device: read them all at the end

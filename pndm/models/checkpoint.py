@@ -139,5 +139,5 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
     """CRC-32 of all tensors' bytes in the order of their names."""
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return value

@@ -66,9 +66,9 @@ class UNetConfig:
                 f"unet image_size={self.image_size}: {len(self.channels)} levels with patch={self.patch} "
                 f"need a multiple of {self.size_multiple}"
             )
-        if not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise OptionError(f"unet dropout={self.dropout!r}: give a probability in [0, 1)")
-        if not self.eps > 0:
+        if not isinstance(self.eps, (int, float)) or not self.eps > 0:
             raise OptionError(f"unet eps={self.eps!r}: give a positive number")
         if self.downsample_padding not in (0, 1):
             raise OptionError(f"unet downsample_padding={self.downsample_padding!r}: give 0 or 1")
@@ -122,12 +122,9 @@ class UNetConfig:
         }
         for name, choices in accepted.items():
             if given[name] not in choices:
-                raise OptionError(
-                    f"diffusers unet config: {name}={given[name]!r} is not supported, only {choices[-1]!r}"
-                )
+                raise OptionError(f"diffusers unet config: {name}={given[name]!r} is not known, only {choices[-1]!r}")
         size = given["sample_size"]
-        if isinstance(size, (list, tuple)) and len(set(size)) == 1:
-            size = size[0]
+        size = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
         return cls(
             image_size=size,
             in_channels=given["in_channels"],
@@ -147,39 +144,25 @@ class UNetConfig:
 # Block types of diffusers and whether they have attention; and what an absent key means there.
 _DOWN_BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True}
 _UP_BLOCKS = {"UpBlock2D": False, "AttnUpBlock2D": True}
+# fmt: off
 _DIFFUSERS_FIXED: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,),
-    "time_embedding_type": ("positional",),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "mid_block_scale_factor": (1,),
-    "downsample_type": ("conv",),
-    "upsample_type": ("conv",),
+    "center_input_sample": (False,), "time_embedding_type": ("positional",), "mid_block_type": ("UNetMidBlock2D",),
+    "mid_block_scale_factor": (1,), "downsample_type": ("conv",), "upsample_type": ("conv",),
     "act_fn": ("swish", "silu"),  # one function under two names
-    "resnet_time_scale_shift": ("default",),
-    "add_attention": (True,),
-    "class_embed_type": (None,),
+    "resnet_time_scale_shift": ("default",), "add_attention": (True,), "class_embed_type": (None,),
     "num_class_embeds": (None,),
 }
 _DIFFUSERS_DEFAULTS: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
+    "sample_size": None, "in_channels": 3, "out_channels": 3, "freq_shift": 0, "flip_sin_to_cos": True,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (224, 448, 672, 896),
-    "layers_per_block": 2,
-    "downsample_padding": 1,
-    "dropout": 0.0,
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "time_embedding_dim": None,
+    "block_out_channels": (224, 448, 672, 896), "layers_per_block": 2, "downsample_padding": 1, "dropout": 0.0,
+    "attention_head_dim": 8, "norm_num_groups": 32, "norm_eps": 1e-5, "time_embedding_dim": None,
     "attn_norm_num_groups": None,
     "num_train_timesteps": None,  # only for learned time embeddings, which are refused
     **{name: choices[-1] for name, choices in _DIFFUSERS_FIXED.items()},
 }
+# fmt: on
 
 
 def _check_positive(name: str, value: Any, shown: Any = None) -> None:

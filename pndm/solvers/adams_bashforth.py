@@ -29,9 +29,9 @@ class AdamsBashforth(Solver):
         rk         Runge-Kutta of the same order, as in the paper: order 4 spends 9 more evaluations, order 2 spends 1;
         heun       one Heun step, then growing order: 1 more evaluation (diffusers' skip_prk_steps);
         low_order  Euler, then growing order: no more evaluations.
-    Order: `order` with the linear transfer and start-up by rk (measured 4 for fon); at most 2 on the manifold, since the
-    weights assume equal steps in t while the integral runs over rho, and with a start-up of lower order, whose first
-    steps leave an error of second order (low_order) or third (heun).
+    Order: `order` with the linear transfer and start-up by rk (measured 4 for fon); at most 2 on the manifold, since
+    the weights assume equal steps in t while the integral runs over rho, and with a start-up of lower order, whose
+    first steps leave an error of second order (low_order) or third (heun).
     Evaluations a step: 1. Source: PNDM, section 3.3, formula 12 and Algorithm 2; Liu et al. 2022.
     Shapes: x (B, *shape), any float dtype; keeps order - 1 directions of that shape.
     Fails: on grids with unequal steps the weights are no longer Adams-Bashforth's, and the order falls to 1 or 2.

@@ -10,9 +10,9 @@
             e2 = yield self.transfer(x, e1, t, mid), mid
             return self.transfer(x, e2, t, s)
 
-A solver never calls a network. Whoever drives it answers each question (x, t) with eps there: `pndm.solve` with a model,
-a diffusers scheduler with what its pipeline hands in. What the solver is sent is the direction that its transfer follows:
-eps itself on the manifold, dx/dt with the linear transfer.
+A solver never calls a network. Whoever drives it answers each question (x, t) with eps there: `pndm.solve` with a
+model, a diffusers scheduler with what its pipeline hands in. What the solver is sent is the direction that its transfer
+follows: eps itself on the manifold, dx/dt with the linear transfer.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class PFODE(Solver):
     Source: Song et al. 2021, equation 13; Dormand & Prince 1980 as in scipy.integrate.RK45.
     Shapes: x (B, *shape), any float dtype (scipy computes in float64).
     Fails: dx/dt is infinite where sigma = 0, so the integration ends at the least noise that the network knows and a
-    manifold Euler step goes on from there. One step size serves the whole batch: results agree between batch sizes to the
-    tolerance, not to rounding. It cannot answer step by step, so it does not serve as a diffusers scheduler.
+    manifold Euler step goes on from there. One step size serves the whole batch: results agree between batch sizes to
+    the tolerance, not to rounding. It cannot answer step by step, so it does not serve as a diffusers scheduler.
     """
 
     order = 5

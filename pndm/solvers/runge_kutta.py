@@ -44,8 +44,8 @@ class RungeKutta(Solver):
 
     Order: the tableau's with the linear transfer; at most 2 on the manifold, since the weights assume equal steps in t
     while the integral runs over rho (measured: 1, 2 and 2 for Euler, Heun and RK4).
-    Evaluations a step: the stages (1, 2, 2, 4). Source: PNDM, section 3.3 and Algorithm 2; Butcher's classical tableaux.
-    Shapes: x (B, *shape), any float dtype.
+    Evaluations a step: the stages (1, 2, 2, 4). Source: PNDM, section 3.3 and Algorithm 2; Butcher's classical
+    tableaux. Shapes: x (B, *shape), any float dtype.
     Fails: asks for eps at the step's end, which does not exist where sigma = 0. A step to such a time is made with the
     tableau's open relative instead (RK4: midpoint, Heun: Euler).
     """
@@ -65,5 +65,3 @@ class RungeKutta(Solver):
     def evaluations(self) -> int:
         last = fitting(self.tableau, self.noiseless(float(self.times[-1])))
         return len(self.tableau.nodes) * (len(self.times) - 2) + len(last.nodes)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ CIFAR10 = {
     "time_embedding_type": "positional",
 }  # fmt: skip
 NARROW = {**CIFAR10, "block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8}
-DIFFUSERS = {
+DIFFUSERS: dict[str, dict[str, Any]] = {
     "cifar10": NARROW,
     "library defaults": {"sample_size": 16, "block_out_channels": [32, 64, 64, 64]},
     "many heads": {**NARROW, "attention_head_dim": 4, "dropout": 0.1},
@@ -133,7 +134,7 @@ def test_channels_last_changes_nothing(inputs: tuple[torch.Tensor, torch.Tensor]
     model = randomised(SMALL)
     with torch.no_grad():
         expected = model(x, t)
-        actual = model.to(memory_format=torch.channels_last)(x, t)
+        actual = model.to(memory_format=torch.channels_last)(x, t)  # type: ignore[call-overload]
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
 
 
@@ -219,6 +220,7 @@ def test_config_is_json() -> None:
         ({"attention": (True,)}, "true or false for each of the 4 levels"),
         ({"attention": (0, 1, 0, 0)}, "true or false"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": "none"}, "dropout='none'"),
         ({"eps": 0.0}, "eps=0.0"),
         ({"downsample_padding": 2}, "downsample_padding=2"),
         ({"attention_head_dim": 0}, "attention_head_dim=0"),

@@ -1,0 +1,39 @@
+# make run    a virtual environment, the package in it, and the main job: 64 images by F-PNDM in 50 steps
+# make test   the same environment with the test tools; lint, types and the default tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_ARGS ?= solver=plms steps=50
+
+.PHONY: run test test-all lint bench clean
+
+run: $(VENV)/installed
+	$(BIN)/python run.py $(RUN_ARGS)
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-all: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -m "slow or not slow"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs multirun .pytest_cache .mypy_cache .ruff_cache

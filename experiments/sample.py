@@ -1,0 +1,114 @@
+"""Draw samples with one solver, measure them, and leave a record: `python run.py solver=plms steps=50`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+import pndm
+from experiments import build, figures, records
+from pndm.data import to_uint8
+from pndm.models import pretrained
+from pndm.noise import SampleNoise
+from pndm.solve import Model
+
+SHOWN = 64
+
+
+def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
+    """Run one configuration into the folder `out` and return its record."""
+    method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
+    trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
+    x, nfe, seconds = draw(cfg, method, trained.eps(method.schedule), trained.shape, device, dtype)
+    images = to_uint8(x.float())
+    record = {
+        "schema": 1,
+        "experiment": "sample",
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "dtype": cfg.dtype,
+        **records.environment(device),
+        "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
+                  "data": trained.data, "iteration": trained.metadata.get("iteration")},
+        "solver": method.solver.name,
+        "steps": len(method.times) - 1,
+        "times": method.times.tolist(),
+        "nfe": nfe,
+        "samples": len(x),
+        "seed": cfg.seed,
+        "seconds": round(seconds, 4),
+        "seconds_per_image": round(seconds / len(x), 6),
+        "metrics": measure(cfg, images),
+    }  # fmt: skip
+    records.write(out / "samples.safetensors", save({"x": x.contiguous()}, {"seed": str(cfg.seed)}))
+    records.write(out / "samples.png", figures.image_grid(images[:SHOWN]))
+    records.write_record(out, record)
+    print(report(record, out))
+    return record
+
+
+def draw(
+    cfg: DictConfig,
+    method: build.Method,
+    model: Model,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, int, float]:
+    """The samples (N, *shape) on the CPU, the evaluations that each cost, and the seconds that solving took."""
+    parts, nfe, seconds = [], 0, 0.0
+    starts = range(0, cfg.samples, cfg.batch)
+    expected = method.solver.begin(method.schedule, method.times, SampleNoise(cfg.seed, ())).evaluations()
+    total = expected * len(starts) if expected else None
+    with tqdm(total=total, desc=method.solver.name, unit="eval", disable=not cfg.progress, dynamic_ncols=True) as bar:
+        for start in starts:
+            indices = range(start, min(start + cfg.batch, cfg.samples))
+            noise = SampleNoise(cfg.seed, indices)
+            x = noise.draw(shape, dtype, device)
+            began = time.perf_counter()
+            solution = pndm.solve(
+                model,
+                x,
+                solver=method.solver,
+                schedule=method.schedule,
+                grid=method.times,
+                generator=noise,
+                progress=bar,
+            )
+            parts.append(solution.x.cpu())  # which waits for the device
+            seconds += time.perf_counter() - began
+            nfe = max(nfe, solution.nfe)
+            bar.set_postfix_str(f"{indices.stop / seconds:.1f} images/s")
+    return torch.cat(parts), nfe, seconds
+
+
+def measure(cfg: DictConfig, images: Tensor) -> dict[str, Any]:
+    """The chosen metric on 8-bit images, with the number of samples behind it."""
+    if cfg.metric.name == "none":
+        return {}
+    from pndm.metrics.frechet import frechet_features
+
+    return {"frechet_features": asdict(frechet_features(images, n_boot=cfg.metric.bootstrap))}
+
+
+def report(record: dict[str, Any], out: Path) -> str:
+    """What a run prints when it is done."""
+    lines = [
+        f"{'solver':10} {record['solver']}   steps {record['steps']}   nfe {record['nfe']}",
+        f"{'samples':10} {record['samples']} (seed {record['seed']}, {record['dtype']}, {record['device_name']})",
+        f"{'time':10} {record['seconds']:.2f} s, {1 / record['seconds_per_image']:.1f} images/s",
+    ]
+    for name, found in record["metrics"].items():
+        interval = (
+            f"  (95 % of such runs: {found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
+        )
+        lines.append(f"{name} {found['value']:.3f} on {found['n']} samples{interval}")
+    files = ("samples.png", "samples.safetensors", "record.json")
+    return "\n".join([*lines, *(f"{'wrote':10} {out / file}" for file in files)])

@@ -1,0 +1,103 @@
+"""What a training run can be told, checked; and what follows from it: the learning rate and the arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pndm.errors import OptionError, unknown_name
+
+
+@dataclass
+class TrainConfig:
+    """What to train on, for how long, and how."""
+
+    data: str = "fashion-mnist"
+    data_folder: str | None = None
+    schedule: str = "linear"
+    batch: int = 128
+    iterations: int = 40_000
+    """Optimizer steps; the learning rate decays to zero over them. A run continued with more goes on at a raised rate."""
+    lr: float = 4e-4
+    warmup: int = 500
+    """Iterations over which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    ema: float = 0.9995
+    """Decay of the averaged weights; lower at the start, where it would average in the initial weights."""
+    grad_clip: float = 1.0
+    flip: bool = False
+    """Mirror images at random: for data that look the same from both sides."""
+    seed: int = 0
+    limit: int | None = None
+    """Use only the first so many training images (tests, miniatures)."""
+    amp: str = "auto"
+    """bf16 autocast: "bf16", "none", or "auto" for bf16 where the processor multiplies it natively."""
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_minutes: float = 10.0
+    validate_every: int = 2000
+    """Iterations between measurements of the averaged weights' loss on test images (0: never)."""
+    validate_images: int = 1024
+    resume: str | None = None
+    """Another run's folder to start from when the output folder has no checkpoint."""
+    progress: bool = True
+
+
+FREE_OPTIONS = {
+    "iterations", "data_folder", "amp", "channels_last", "compile", "checkpoint_minutes",
+    "validate_every", "validate_images", "resume", "progress",
+}  # fmt: skip
+"""Options that may differ when a run is continued: where and how fast it runs, and for how long."""
+
+
+def check(config: TrainConfig, device: torch.device) -> None:
+    """Raise OptionError for the first value that cannot be used."""
+    for name in ("batch", "iterations"):
+        if getattr(config, name) < 1:
+            raise OptionError(f"{name} {getattr(config, name)} must be at least 1")
+    for name in ("warmup", "weight_decay", "grad_clip", "validate_every", "checkpoint_minutes", "seed"):
+        if not getattr(config, name) >= 0:  # so that nan is refused too
+            raise OptionError(f"{name} {getattr(config, name)} must not be negative")
+    if not (config.lr > 0 and math.isfinite(config.lr)):
+        raise OptionError(f"lr {config.lr} must be a positive number")
+    if not 0 <= config.ema < 1:
+        raise OptionError(f"ema {config.ema} must be at least 0 and below 1")
+    if config.amp not in ("auto", "bf16", "none"):
+        raise unknown_name("amp", config.amp, ("auto", "bf16", "none"))
+    if config.limit is not None and config.limit < 1:
+        raise OptionError(f"limit {config.limit} must be at least 1, or null for all images")
+    if config.validate_every and config.validate_images < 1:
+        raise OptionError(f"validate_images {config.validate_images} must be at least 1; validate_every=0 turns it off")
+    if config.compile and device.type == "cpu":  # without this, a long traceback from inside torch
+        compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
+        if not any(shutil.which(name) for name in compilers):
+            raise OptionError(
+                "compile=true needs a C++ compiler, and g++ is not installed: install it, or compile=false"
+            )
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Linear warm-up, then a cosine from `lr` to about zero at the last iteration."""
+    if iteration < config.warmup:
+        return config.lr * (iteration + 1) / config.warmup
+    progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def wants_bf16(amp: str, device: torch.device) -> bool:
+    """Whether to run the network in bf16: as told, or ("auto") where the processor multiplies bf16 natively."""
+    if amp != "auto":
+        return amp == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        with contextlib.suppress(OSError):
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+            return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
