@@ -161,7 +161,9 @@ def strip(runs: list[dict[str, Any]]) -> Any:
     all_axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (name, images) in zip(all_axes, rows, strict=True):
         padded = np.pad(images, ((0, count - len(images)), (1, 1), (1, 1), (0, 0)), constant_values=255)
-        axes.imshow(np.concatenate(list(padded), axis=1).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.imshow(
+            np.concatenate(list(padded), axis=1).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+        )
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])

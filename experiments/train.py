@@ -94,8 +94,8 @@ class Trainer:
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.network = torch.compile(self.model) if config.compile else self.model
-        self.weights = list(self.model.parameters())
-        self.average_weights = list(self.average.parameters())
+        self.weights: list[Tensor] = list(self.model.parameters())
+        self.average_weights: list[Tensor] = list(self.average.parameters())
         self.optimizer = torch.optim.AdamW(
             self.weights, lr=config.lr, betas=BETAS, weight_decay=config.weight_decay, fused=True
         )

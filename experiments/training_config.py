@@ -23,7 +23,7 @@ class TrainConfig:
     schedule: str = "linear"
     batch: int = 128
     iterations: int = 40_000
-    """Optimizer steps; the learning rate decays to zero over them. A run continued with more goes on at a raised rate."""
+    """Optimizer steps. The learning rate decays to zero over them; a run continued with more goes on at a higher."""
     lr: float = 4e-4
     warmup: int = 500
     """Iterations over which the learning rate rises from zero."""

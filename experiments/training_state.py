@@ -56,21 +56,30 @@ def save(out: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any])
     if final.exists():  # a run that is continued and stopped at once: the same state is there already
         return final
     part = out / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    pieces = []
-    for tensors in _pieces(groups):
-        name = f"piece-{len(pieces):04d}.safetensors"
-        save_file(tensors, part / name)
-        pieces.append(name)
-    text = json.dumps({"format": FORMAT, **state, "pieces": pieces}, indent=1)
-    (part / "state.json").write_text(text, encoding="utf-8")
-    for path in part.iterdir():
-        _flush(path)
-    os.replace(part, final)
-    _flush(out)
+    try:
+        _write(part, groups, state)
+        os.replace(part, final)
+        _flush(out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OptionError(f"checkpoint {final} cannot be written ({error}); an older one in {out} is kept") from None
     clean(out)
     return final
+
+
+def _write(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """All files of a checkpoint, flushed to the disk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pieces: list[str] = []
+    for tensors in _pieces(groups):
+        name = f"piece-{len(pieces):04d}.safetensors"
+        save_file(tensors, folder / name)
+        pieces.append(name)
+    text = json.dumps({"format": FORMAT, **state, "pieces": pieces}, indent=1)
+    (folder / "state.json").write_text(text, encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

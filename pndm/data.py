@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Source:
     """Where a data set's files are found and what must be in them."""
 
     reader: Callable[[Source, Path, str], tuple[Tensor, Tensor]]
-    files: dict[str, tuple[str, ...]]
+    files: Mapping[str, tuple[str, ...]]
     """The file names of each split; a `.gz` of each is as good."""
     counts: dict[str, int]
     first_class: dict[str, int]

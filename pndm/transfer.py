@@ -12,7 +12,12 @@ from pndm.schedules import Schedule
 
 
 class Transfer:
-    """Lands a state at another time, along a direction: `transfer(x, e, t, s)`, an affine map a x + b e."""
+    """Lands a state at another time, along a direction: `transfer(x, e, t, s)`, an affine map a x + b e.
+
+    clock: the variable over which the direction is integrated exactly, so that this map is Euler's step in it.
+    """
+
+    clock: str
 
     def __init__(self, schedule: Schedule):
         self.schedule = schedule
@@ -40,6 +45,8 @@ class Manifold(Transfer):
     x_s = (alpha_s / alpha_t) x_t + (sigma_s - (alpha_s / alpha_t) sigma_t) e
     """
 
+    clock = "rho"
+
     def coefficients(self, t: float, s: float) -> tuple[float, float]:
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         return alpha_s / alpha_t, alpha_s * (self.schedule.rho(s) - self.schedule.rho(t))
@@ -54,6 +61,8 @@ class Linear(Transfer):
     dx/dt = (d ln alpha / dt) (x - eps / sigma), Song et al. 2021, equation 13. It is infinite where sigma = 0.
     """
 
+    clock = "t"
+
     def coefficients(self, t: float, s: float) -> tuple[float, float]:
         return 1.0, s - t
 
@@ -62,4 +71,21 @@ class Linear(Transfer):
         return (x * slope).add_(eps, alpha=-slope / self.schedule.sigma(t))
 
 
-TRANSFERS: dict[str, type[Transfer]] = {"manifold": Manifold, "linear": Linear}
+class Data(Transfer):
+    """The manifold's map written for predicted data: x_s = (sigma_s / sigma_t) x_t + (alpha_s - (sigma_s / sigma_t) alpha_t) x0.
+
+    For one evaluation it lands where `Manifold` lands; combinations of several x0 and of several eps differ (DPM-Solver++).
+    """
+
+    clock = "snr"
+
+    def coefficients(self, t: float, s: float) -> tuple[float, float]:
+        ratio = self.schedule.sigma(s) / self.schedule.sigma(t)
+        return ratio, self.schedule.alpha(s) - ratio * self.schedule.alpha(t)
+
+    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+        alpha = self.schedule.alpha(t)
+        return (x * (1 / alpha)).add_(eps, alpha=-self.schedule.sigma(t) / alpha)
+
+
+TRANSFERS: dict[str, type[Transfer]] = {"manifold": Manifold, "linear": Linear, "data": Data}
