@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +26,8 @@ from pndm.errors import ModelError, OptionError, unknown_name
 
 CONF = Path(__file__).parent.parent / "conf"
 FILE_GROUPS = ("model", "metric", "experiment")
+DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
+            for key, value in entry.items()}  # fmt: skip
 
 
 def main() -> int:
@@ -70,10 +74,13 @@ def listing() -> str:
 
 def points(arguments: list[str]) -> Iterator[list[str]]:
     """The overrides of every point of the sweep that the arguments describe (one point without a sweep)."""
+    for argument in arguments:
+        if "=" not in argument and not argument.startswith("~"):
+            raise OptionError(f"{argument!r} is not an option: write option=value, as in steps=50")
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
     except HydraException as error:
-        raise OptionError(_first_line(error)) from None
+        raise OptionError(_reason(error)) from None
     axes = []
     for override in overrides:
         key = override.key_or_group
@@ -84,9 +91,22 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
                     raise unknown_name(key, value, choices(key))
         elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
             raise unknown_name("option", key, config.Config.__dataclass_fields__)
-        prefix = override.input_line.split("=", 1)[0]
-        axes.append([override.input_line] if values is None else [f"{prefix}={value}" for value in values])
-    yield from (list(point) for point in itertools.product(*axes))
+        line = override.input_line or ""
+        axes.append([line] if values is None else [f"{line.split('=', 1)[0]}={value}" for value in values])
+    for point in itertools.product(*axes):
+        _check_options(list(point))
+        yield list(point)
+
+
+def _check_options(point: list[str]) -> None:
+    """Raise OptionError for an option that the chosen solver, schedule or grid does not have."""
+    chosen = dict(argument.split("=", 1) for argument in point if "=" in argument)
+    for key in chosen:
+        group, _, option = key.lstrip("+~").partition(".")
+        if group in config.GROUPS and option:
+            name = chosen.get(group, DEFAULTS[group])
+            if option not in (accepted := config.GROUPS[group].options(name)):
+                raise unknown_name(f"option of {group} {name}", option, accepted)
 
 
 def check(overrides: list[str]) -> None:
@@ -96,7 +116,7 @@ def check(overrides: list[str]) -> None:
             cfg = hydra.compose("config", overrides, return_hydra_config=True)
         OmegaConf.resolve(cfg.experiment)
     except (HydraException, OmegaConfBaseException) as error:
-        raise OptionError(_first_line(error)) from None
+        raise OptionError(_reason(error)) from None
     _check_writable(Path(cfg.output))
     build.check(cfg)
 
@@ -116,8 +136,14 @@ def _model_from_path(argument: str) -> list[str]:
     return [argument]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _reason(error: Exception) -> str:
+    """What Hydra says, as one sentence: which override, and why not."""
+    first = str(error).strip().splitlines()[0]
+    missing = re.match(r"Could not override '(.+)'", first)
+    if missing:
+        return f"there is no option {missing[1]!r}: `python run.py --help` shows all of them"
+    cause = str(error.__cause__ or "").strip().splitlines()
+    return f"{first.replace('Error merging override ', '')}: {cause[0]}" if cause else first
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -138,14 +164,14 @@ def _sample(cfg: DictConfig, out: Path) -> None:
 
 
 def _train(cfg: DictConfig, out: Path) -> None:
-    from experiments.train import train
+    from experiments.train import TrainConfig, train
     from pndm.models.unet import UNetConfig
 
-    architecture = UNetConfig.from_dict(OmegaConf.to_object(cfg.model.architecture))
-    train(OmegaConf.to_object(cfg.experiment), architecture, out, build.device(cfg))
+    architecture = UNetConfig.from_dict(cast(dict[str, Any], OmegaConf.to_object(cfg.model.architecture)))
+    train(cast(TrainConfig, OmegaConf.to_object(cfg.experiment)), architecture, out, build.device(cfg))
 
 
 def _train_classifier(cfg: DictConfig, out: Path) -> None:
-    from experiments.train_classifier import train_classifier
+    from experiments.train_classifier import ClassifierTrainConfig, train_classifier
 
-    train_classifier(OmegaConf.to_object(cfg.experiment), out, build.device(cfg))
+    train_classifier(cast(ClassifierTrainConfig, OmegaConf.to_object(cfg.experiment)), out, build.device(cfg))

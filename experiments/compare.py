@@ -33,7 +33,7 @@ class CompareAfterSweep(Callback):
 
 
 def find(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The records of all sampling runs below the folders, each with its own folder. Names on stderr what is left out."""
+    """The records of all sampling runs below the folders, each with its own folder; stderr names what is left out."""
     found = []
     for path in sorted({path for folder in folders for path in folder.rglob("record.json")}):
         try:

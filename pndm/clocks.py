@@ -1,15 +1,16 @@
 """The clock: the variable in which a polynomial through several evaluations runs, and the weights that follow from it.
 
-The ODE of a direction d is d(state) = d dmu, with mu the transfer's own clock: rho for eps on the manifold, snr = 1/rho for
-x0, t for dx/dt. A multistep method replaces d by the polynomial through its last values, in some clock c, and integrates it
-exactly: sum_j d_j * integral of L_j(c) dmu. The weights here are those integrals over the whole of dmu, so they sum to 1
-and make a direction that the transfer follows over the step.
+The ODE of a direction d is d(state) = d dmu, with mu the transfer's own clock: rho for eps on the manifold, snr = 1/rho
+for x0, t for dx/dt. A multistep method replaces d by the polynomial through its last values, in some clock c, and
+integrates it exactly: sum_j d_j * integral of L_j(c) dmu. The weights here are those integrals over the whole of dmu,
+so they sum to 1 and make a direction that the transfer follows over the step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _quadrature(path: Schedule, clock: str, measure: str, t: float, s: float) ->
         return _read(path, clock, path.t_of_rho(rho)), lengths / lengths.sum()
     # In lam both measures are an exponential, which Gauss-Legendre integrates to rounding on pieces of length 1.
     lam = [path.lam(time) for time in (_breaks(path, t, s) if clock == "t" else (t, s))]
-    pieces = [np.linspace(a, b, math.ceil(abs(b - a)) + 1)[:-1] for a, b in zip(lam, lam[1:], strict=False)]
+    pieces = [np.linspace(a, b, math.ceil(abs(b - a)) + 1)[:-1] for a, b in pairwise(lam)]
     places, lengths = _gauss(np.append(np.concatenate(pieces), lam[-1]))
     sign = 1.0 if measure == "snr" else -1.0
     mass = lengths * np.exp(sign * (places - lam[-1]))

@@ -19,4 +19,4 @@ def unknown_name(kind: str, name: object, accepted: Iterable[str]) -> OptionErro
     accepted = sorted(accepted)
     near = difflib.get_close_matches(str(name), accepted, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return OptionError(f"unknown {kind} {name!r}: {hint}known names are {', '.join(accepted)}")
+    return OptionError(f"unknown {kind} {str(name)!r}: {hint}known names are {', '.join(accepted) or 'none'}")

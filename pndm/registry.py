@@ -58,7 +58,7 @@ class Registry(Generic[T]):
     def options(self, name: str) -> dict[str, Option]:
         """The options of `name`, with the preset's values as defaults."""
         cls, preset, _ = self._entry(name)
-        types = get_type_hints(cls.__init__)
+        types = get_type_hints(cls.__init__)  # type: ignore[misc]
         return {
             parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
             for parameter in inspect.signature(cls).parameters.values()

@@ -98,6 +98,7 @@ class DiscreteSchedule(Schedule):
 
     t_clean = -1.0
     t_least = 0.0
+    train_steps: int
 
     def __init__(self, alphas_cumprod: Sequence[float] | np.ndarray | torch.Tensor):
         from scipy.interpolate import PPoly, make_interp_spline  # slow to import, and only needed here
@@ -129,6 +130,7 @@ class DiscreteSchedule(Schedule):
     def _piece(self, t: Any) -> tuple[Any, Any]:
         """Coefficients of the pieces that hold t, and the distances from their left ends."""
         last = self.train_steps - 1
+        k: Any
         if isinstance(t, torch.Tensor):
             if t.device not in self._on_device:
                 self._on_device[t.device] = torch.from_numpy(self._coefficients).to(t.device)

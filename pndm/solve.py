@@ -69,7 +69,9 @@ def solve(
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
     run = solver.begin(schedule, grids.times(grid, steps, schedule, t_start, t_end), as_noise(generator))
     states = [x.clone()] if trajectory else None
-    bar = None if progress is False else _progress_bar(run.evaluations(), solver) if progress is True else progress
+    bar: Any = None if progress is False else progress
+    if progress is True:
+        bar = _progress_bar(run.evaluations(), solver)
     asked = _Evaluator(model, run, bar)
 
     def on_step(k: int, t: float, state: Tensor) -> None:

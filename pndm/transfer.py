@@ -72,9 +72,12 @@ class Linear(Transfer):
 
 
 class Data(Transfer):
-    """The manifold's map written for predicted data: x_s = (sigma_s / sigma_t) x_t + (alpha_s - (sigma_s / sigma_t) alpha_t) x0.
+    """The manifold's map for predicted data.
 
-    For one evaluation it lands where `Manifold` lands; combinations of several x0 and of several eps differ (DPM-Solver++).
+    x_s = (sigma_s / sigma_t) x_t + (alpha_s - (sigma_s / sigma_t) alpha_t) x0
+
+    For one evaluation it lands where `Manifold` lands; combinations of several x0 and of several eps differ
+    (DPM-Solver++).
     """
 
     clock = "snr"

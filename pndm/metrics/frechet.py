@@ -174,7 +174,8 @@ def bootstrap_interval(
     """Fréchet distance of `features` (N, d) to `reference`, with an interval from resampling the samples.
 
     A resample repeats the finite-sample bias once more, so its distances lie above `value`, often all of them. The
-    interval is therefore the resamples' quantiles moved down by their mean excess, which is returned as `bias`.
+    interval is therefore the resamples' quantiles moved down by their mean excess, which is returned as `bias`. Where
+    value and bias are of one size (samples hardly distinguishable from the reference) it is wider than need be.
     """
     if n_boot < 2:
         raise OptionError(f"n_boot is {n_boot}: a whole number of at least 2 is accepted")

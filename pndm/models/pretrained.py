@@ -58,7 +58,7 @@ def load(
                 f"checkpoint {path}: its metadata lack {entry!r}, so it is not known how to sample from it"
             )
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(device=device, memory_format=layout).requires_grad_(False)
+    network.to(device).to(memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
     config = network.config
     shape = (config.in_channels, config.image_size, config.image_size)
     schedule = schedules.create(metadata["schedule"])

@@ -99,7 +99,7 @@ class UNetConfig:
 
     @classmethod
     def from_diffusers(cls, values: Mapping[str, Any]) -> UNetConfig:
-        """From the content of a diffusers `unet/config.json`; raises OptionError for a part this U-Net does not have."""
+        """From the content of a diffusers `unet/config.json`; OptionError for a part this U-Net lacks."""
         given = {**_DIFFUSERS_DEFAULTS, **{k: v for k, v in values.items() if not k.startswith("_")}}
         for name in given:
             if name not in _DIFFUSERS_DEFAULTS:

@@ -1,8 +1,8 @@
 """Multistep methods: Adams-Bashforth weights times a transfer, with a clock and a start-up rule.
 
-Three choices make all of them: what is combined (eps on the manifold, x0 on data, dx/dt on the linear transfer), the clock
-in which the polynomial through the last evaluations runs, and the order. The paper's S-PNDM and F-PNDM (pseudo linear
-multistep) and FON take the fixed weights of equal steps; with a clock come the methods of the later literature.
+Three choices make all of them: what is combined (eps on the manifold, x0 on data, dx/dt on the linear transfer), the
+clock in which the polynomial through the last evaluations runs, and the order. The paper's S-PNDM and F-PNDM (pseudo
+linear multistep) and FON take the fixed weights of equal steps; with a clock come the methods of the later literature.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class AdamsBashforth(Solver):
            t, rho, lam  the polynomial through the last evaluations runs in this variable and is integrated exactly over
            the transfer's own, so that the order holds on every grid.
     startup: what makes the first order - 1 steps, for which there is no history yet:
-           rk         Runge-Kutta of the same order, as in the paper: order 4 spends 9 more evaluations, order 2 spends 1;
-           heun       one Heun step, then growing order: 1 more evaluation (diffusers' skip_prk_steps);
+           rk         Runge-Kutta of the same order, as in the paper: order 4 spends 9 more evaluations, order 2 spends
+           1; heun       one Heun step, then growing order: 1 more evaluation (diffusers' skip_prk_steps);
            low_order  Euler, then growing order: no more evaluations.
     final_order: the highest order of the last step; the one before may have one more, and so on (0: no limit).
-    Order: `order`, but at most 2 on the manifold with the weights of equal steps, since they assume equal steps in t while
-    the integral runs over rho; and with a start-up of lower order, whose first steps leave an error of order 2 (low_order)
-    or 3 (heun), which shows once it is above that of the rest.
-    Evaluations a step: 1. Sources: PNDM, section 3.3, formula 12 and Algorithm 2; DEIS, Zhang & Chen 2023; DPM-Solver++,
-    Lu et al. 2022; iPNDM, Zhang & Chen 2023, appendix; variable steps: Hairer, Norsett & Wanner, chapter III.5.
-    Shapes: x (B, *shape), any float dtype; keeps order - 1 directions of that shape.
+    Order: `order`, but at most 2 on the manifold with the weights of equal steps, since they assume equal steps in t
+    while the integral runs over rho; and with a start-up of lower order, whose first steps leave an error of order 2
+    (low_order) or 3 (heun), which shows once it is above that of the rest.
+    Evaluations a step: 1. Sources: PNDM, section 3.3, formula 12 and Algorithm 2; DEIS, Zhang & Chen 2023;
+    DPM-Solver++, Lu et al. 2022; iPNDM, Zhang & Chen 2023, appendix; variable steps: Hairer, Norsett & Wanner, chapter
+    III.5. Shapes: x (B, *shape), any float dtype; keeps order - 1 directions of that shape.
     Fails: clock steps on a grid of unequal steps has order 1. High order on few steps extrapolates beyond what the
     evaluations tell. With x0 and clock lam, a step into sigma = 0 has order 1, as lam is infinite there.
     """

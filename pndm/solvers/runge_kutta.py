@@ -1,7 +1,7 @@
 """Single-step methods: a Runge-Kutta tableau times a transfer, with its nodes placed by a clock.
 
-With the manifold transfer and the clock t these are the paper's pseudo Runge-Kutta methods, with the linear transfer the
-classical ones. With the manifold transfer and its own clock rho they keep their full order.
+With the manifold transfer and the clock t these are the paper's pseudo Runge-Kutta methods, with the linear transfer
+the classical ones. With the manifold transfer and its own clock rho they keep their full order.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class RungeKutta(Solver):
     """An explicit Runge-Kutta method over a transfer.
 
     clock: where the inner stages are placed: halfway in t (the paper), rho, lam or snr = 1/rho.
-    Order: the tableau's when the clock is the transfer's own (linear: t, manifold: rho, data: snr); otherwise at most 2,
-    since the weights assume equal distances in a variable over which the integral does not run.
+    Order: the tableau's when the clock is the transfer's own (linear: t, manifold: rho, data: snr); otherwise at most
+    2, since the weights assume equal distances in a variable over which the integral does not run.
     Evaluations a step: the stages (euler 1, midpoint and heun 2, rk4 4). Source: PNDM, section 3.3 and Algorithm 2;
     Butcher's classical tableaux; pseudo_heun without its last step is Algorithm 1 of Karras et al. 2022 without churn.
     Shapes: x (B, *shape), any float dtype.

@@ -37,8 +37,10 @@ def test_writes_a_feature_space_that_the_metric_reads(tmp_path, stripes):
         "classifier.safetensors", "record.json", "statistics.safetensors",
     ]  # fmt: skip
     assert json.loads((tmp_path / "out" / "record.json").read_text()) == json.loads(json.dumps(record))
-    assert record["accuracy"]["test"] > 0.9 and record["accuracy"]["n_test"] == 200
-    assert record["config"]["epochs"] == 4 and record["seconds"]["training"] > 0
+    assert record["accuracy"]["test"] > 0.9
+    assert record["accuracy"]["n_test"] == 200
+    assert record["config"]["epochs"] == 4
+    assert record["seconds"]["training"] > 0
 
     space = load_feature_space(str(tmp_path / "out"))
     features = torch.cat(list(feature_batches(stripes("x").images, space.classifier)))
@@ -70,12 +72,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         module.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_diverging_run_stops_and_says_so(tmp_path):
     config = ClassifierTrainConfig(widths=(4, 6), epochs=3, batch=50, lr=1e30, bf16=False)
-    with pytest.raises(OptionError, match="lr is 1e[+]30: the loss is no longer finite"):
+    with pytest.raises(OptionError, match=r"lr is 1e[+]30: the loss is no longer finite"):
         train_classifier(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -90,7 +93,8 @@ def test_augmentation_moves_and_mirrors():
         "same" if torch.equal(m, image[0]) else "mirror" if torch.equal(m, image[0].flip(2)) else "?" for m in mirrored
     }
     moved = augment(image, 2, True, generator)
-    assert moved.shape == image.shape and moved.dtype == torch.uint8
+    assert moved.shape == image.shape
+    assert moved.dtype == torch.uint8
     assert torch.equal(moved.sum((2, 3)), image.sum((2, 3)))  # the dot never leaves, and channels move together
     rows = {int(m[0].argmax()) // 9 for m in moved}
     assert rows == {2, 3, 4, 5, 6}
@@ -98,7 +102,8 @@ def test_augmentation_moves_and_mirrors():
 
 def test_noise_images_are_reproducible_8_bit():
     images = noise_images((100, 1, 8, 8), seed=1)
-    assert images.dtype == torch.uint8 and torch.equal(images, noise_images((100, 1, 8, 8), seed=1))
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, noise_images((100, 1, 8, 8), seed=1))
     assert (images == 0).float().mean().item() == pytest.approx(0.159, abs=0.02)  # what clamping collects, P(x < −1)
 
 
@@ -112,7 +117,7 @@ def test_command_line():
     out, config, device = parse(["somewhere", "epochs=2", "data=mnist", "widths=[4,8]", "flip=false", "device=cuda"])
     assert (out.name, config.epochs, config.data, config.flip, device) == ("somewhere", 2, "mnist", False, "cuda")
     assert list(config.widths) == [4, 8]
-    with pytest.raises(OptionError, match="option 'epoch' does not exist: .*epochs"):
+    with pytest.raises(OptionError, match=r"option 'epoch' does not exist: .*epochs"):
         parse(["somewhere", "epoch=2"])
     with pytest.raises(OptionError, match="output folder is missing"):
         parse([])

@@ -1,0 +1,98 @@
+"""Registries: names, presets, options, plug-ins, and the sentence for each mistake."""
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+
+import pndm
+from pndm import OptionError
+from pndm.registry import Registry
+
+
+class Pump:
+    """Moves water.
+
+    More about pumps.
+    """
+
+    def __init__(self, size: int, speed: float = 1.0):
+        self.size, self.speed = size, speed
+
+
+@pytest.fixture
+def pumps() -> Registry[Pump]:
+    registry = Registry("pump")
+    registry.register("fast", speed=9.0, about="Moves water fast.")(registry.register("plain")(Pump))
+    return registry
+
+
+def test_create_gives_the_class_with_preset_and_options(pumps):
+    plain, fast = pumps.create("plain", size=2), pumps.create("fast", size=3)
+    assert (type(plain), plain.name, plain.size, plain.speed) == (Pump, "plain", 2, 1.0)
+    assert (type(fast), fast.name, fast.size, fast.speed) == (Pump, "fast", 3, 9.0)
+    assert pumps.create("fast", size=3, speed=5.0).speed == 5.0
+
+
+def test_listing(pumps):
+    assert pumps.names() == ["fast", "plain"]
+    assert pumps.about("plain") == "Moves water."
+    assert pumps.about("fast") == "Moves water fast."
+
+
+def test_options_show_types_and_the_presets_defaults(pumps):
+    assert pumps.options("plain") == {"size": (int, inspect.Parameter.empty), "speed": (float, 1.0)}
+    assert pumps.options("fast")["speed"].default == 9.0
+
+
+def test_resolve_takes_names_and_objects(pumps):
+    registry = Registry("thing")
+    registry.register("plain")(type("Plain", (), {"__init__": lambda self: None}))
+    assert registry.resolve("plain").name == "plain"
+    pump = Pump(1)
+    assert pumps.resolve(pump) is pump
+
+
+def test_mistakes(pumps):
+    with pytest.raises(OptionError, match=r"unknown pump 'plian': did you mean 'plain'\? known names are fast, plain$"):
+        pumps.create("plian")
+    with pytest.raises(OptionError, match=r"unknown pump 'xyz': known names are fast, plain$"):
+        pumps.about("xyz")
+    with pytest.raises(OptionError, match="pump 'fast' has no option 'sped': its options are size, speed"):
+        pumps.create("fast", size=1, sped=2.0)
+    with pytest.raises(OptionError, match="pump name 'plain' is taken by Pump"):
+        pumps.register("plain")(type("Other", (), {}))
+    assert pumps.create("plain", size=1).size == 1
+
+
+def test_plugins_come_from_the_entry_point_group(monkeypatch):
+    looked_up = []
+
+    def entry_points(group):
+        looked_up.append(group)
+        return [SimpleNamespace(name="theirs", load=lambda: Pump)]
+
+    monkeypatch.setattr("pndm.registry.entry_points", entry_points)
+    registry = Registry("pump", group="house.pumps")
+    registry.register("plain")(Pump)
+    registry.create("plain", size=1)
+    assert looked_up == []  # known names cost no look-up
+    assert registry.create("theirs", size=4).size == 4
+    assert registry.names() == ["plain", "theirs"]
+    assert looked_up == ["house.pumps"]
+
+
+def test_pndm_names_what_design_names():
+    assert {"linear", "scaled_linear", "cosine", "vp_linear", "table"} <= set(pndm.schedules.names())
+    assert set(pndm.grids.names()) >= {"uniform", "leading", "trailing", "linspace", "quadratic", "logsnr", "karras"}
+    paper = {"ddim", "pseudo_euler", "pseudo_heun", "prk", "s_pndm", "plms", "fon", "euler", "heun", "rk4", "ab4"}
+    assert paper | {"ddpm", "pf_ode"} <= set(pndm.solvers.names())
+
+
+@pytest.mark.parametrize("registry", [pndm.solvers.solvers, pndm.schedules.schedules, pndm.grids.grids])
+def test_every_registered_thing_has_its_line_and_a_groups_name(registry):
+    assert registry.kind in ("solver", "schedule", "grid")
+    for name in registry.names():
+        line = registry.about(name)
+        assert line.endswith(".")
+        assert "\n" not in line
