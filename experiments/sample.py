@@ -45,7 +45,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "seed": cfg.seed,
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / len(x), 6),
-        "metrics": measure(cfg, images),
+        "metrics": measure(cfg, images, trained.data),
     }  # fmt: skip
     records.write(out / "samples.safetensors", save({"x": x.contiguous()}, {"seed": str(cfg.seed)}))
     records.write(out / "samples.png", figures.image_grid(images[:SHOWN]))
@@ -89,13 +89,13 @@ def draw(
     return torch.cat(parts), nfe, seconds
 
 
-def measure(cfg: DictConfig, images: Tensor) -> dict[str, Any]:
-    """The chosen metric on 8-bit images, with the number of samples behind it."""
+def measure(cfg: DictConfig, images: Tensor, data: str) -> dict[str, Any]:
+    """The chosen metric on 8-bit images, against the data that the network was trained on, with the number of samples."""
     if cfg.metric.name == "none":
         return {}
     from pndm.metrics.frechet import frechet_features
 
-    return {"frechet_features": asdict(frechet_features(images, n_boot=cfg.metric.bootstrap))}
+    return {"frechet_features": asdict(frechet_features(images, data, n_boot=cfg.metric.bootstrap))}
 
 
 def report(record: dict[str, Any], out: Path) -> str:

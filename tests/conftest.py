@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from pndm import schedules
@@ -9,6 +10,9 @@ from pndm.models.mixture import GaussianMixture
 from pndm.schedules import Schedule
 
 torch.set_num_threads(1)
+# The same examples every time, no folder of past ones, and no clock on a loaded machine.
+settings.register_profile("pndm", derandomize=True, database=None, deadline=None)
+settings.load_profile("pndm")
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ def shipped() -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def load_feature_space(name: str = "fashion_mnist") -> FeatureSpace:
+def load_feature_space(name: str = "fashion-mnist") -> FeatureSpace:
     """A feature space that ships with the package, or the folder that `train_classifier` wrote.
 
     The record holds the hash of both other files: features and statistics that do not belong together would give
@@ -252,7 +252,7 @@ def feature_batches(images: Tensor | Iterable[Tensor], classifier: Classifier, *
 
 def frechet_features(
     images: Tensor | Iterable[Tensor],
-    space: str = "fashion_mnist",
+    space: str = "fashion-mnist",
     *,
     n_boot: int = 0,
     seed: int = 0,

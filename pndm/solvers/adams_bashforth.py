@@ -31,8 +31,8 @@ WEIGHT_CLOCKS = ("steps", "t", "rho", "lam")
 @register(
     "rho_ab", clock="rho", startup="low_order", about="eps as a polynomial in rho: variable-step Adams-Bashforth."
 )
-@register("dpmpp_2m", order=2, transfer="data", clock="lam", startup="low_order", about="DPM-Solver++(2M).")
-@register("dpmpp_3m", order=3, transfer="data", clock="lam", startup="low_order", about="DPM-Solver++(3M).")
+@register("dpmpp_2m", order=2, transfer="data", clock="lam", startup="low_order", about="x0 as a polynomial of degree 1 in lambda: DPM-Solver++(2M).")
+@register("dpmpp_3m", order=3, transfer="data", clock="lam", startup="low_order", about="x0 as a polynomial of degree 2 in lambda: DPM-Solver++(3M).")
 @register("adams_bashforth", about="Any order 1-4 x transfer (manifold, linear, data) x clock x start-up.")
 class AdamsBashforth(Solver):
     """Explicit linear multistep: the direction is a combination of the last evaluations.

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             bytes((0, 0, 8, 1)) + struct.pack(">I", count) + labels.tobytes()
         )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a network gains nothing from a second thread, and waits for it when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -143,8 +153,8 @@ from pathlib import Path
 import torch
 from experiments.train import TrainConfig, train
 from pndm.models.unet import UNetConfig
-config, architecture, out, threads = sys.argv[1:]
-torch.set_num_threads(int(threads))
+config, architecture, out = sys.argv[1:]
+torch.set_num_threads(1)
 train(TrainConfig(**json.loads(config)), UNetConfig.from_dict(json.loads(architecture)), Path(out))
 """
 
@@ -156,7 +166,7 @@ def test_killed_run_continues_bit_equal(tmp_path: Path, config: TrainConfig) -> 
     eager = dataclasses.replace(config, checkpoint_minutes=0)
     arguments = [json.dumps(dataclasses.asdict(eager)), json.dumps(ARCHITECTURE.to_dict()), str(out)]
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments, str(torch.get_num_threads())],
+        [sys.executable, "-c", CHILD, *arguments],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

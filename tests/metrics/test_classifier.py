@@ -12,7 +12,7 @@ from pndm.errors import OptionError
 from pndm.metrics import classifier
 from pndm.metrics.classifier import KIND, Classifier, ClassifierConfig, dump_classifier, load_classifier
 
-PACKAGED = Path(classifier.__file__).parent / "data" / "fashion_mnist"
+PACKAGED = Path(classifier.__file__).parent / "data" / "fashion-mnist"
 TINY = ClassifierConfig(channels=1, size=8, classes=3, widths=(4, 6))
 
 

@@ -25,7 +25,7 @@ from pndm.metrics.frechet import (
     load_feature_space,
 )
 
-PACKAGED = Path(frechet.__file__).parent / "data" / "fashion_mnist"
+PACKAGED = Path(frechet.__file__).parent / "data" / "fashion-mnist"
 quick = settings(deadline=None, max_examples=25)
 
 
@@ -167,7 +167,7 @@ def test_bootstrap_options_are_checked(option, value):
 
 
 def test_sanity_rows_are_reproduced(real_test_set):
-    space, (features, _) = load_feature_space("fashion_mnist"), real_test_set
+    space, (features, _) = load_feature_space("fashion-mnist"), real_test_set
     half = features[: len(features) // 2]
     measured = {
         "test": frechet_distance(GaussianStatistics.of(features), space.reference),
@@ -202,8 +202,8 @@ def test_only_8_bit_images_of_the_right_shape():
 
 
 def test_unknown_space_is_suggested():
-    with pytest.raises(OptionError, match="unknown feature space 'fashion-mnist': did you mean 'fashion_mnist'"):
-        frechet_features(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), "fashion-mnist")
+    with pytest.raises(OptionError, match="unknown feature space 'fashion_mnist': did you mean 'fashion-mnist'"):
+        frechet_features(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), "fashion_mnist")
 
 
 def flip_a_bit(file: Path) -> None:

@@ -1,0 +1,21 @@
+"""A small untrained network on disk, for experiments in miniature."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pndm.models.checkpoint import save_checkpoint
+from pndm.models.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(image_size=28, in_channels=1, channels=(8, 16), attention=(False, False), blocks=1, patch=2, groups=4)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = UNet(SMALL)
+    torch.nn.init.normal_(network.conv_out.weight, std=0.02)  # it starts at zero, where all solvers agree
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_checkpoint(path, network, half=False, schedule="linear", predicts="eps", data="fashion-mnist")
+    return path
