@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import build, config
 from pndm.errors import ModelError, OptionError, unknown_name
+from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
 FILE_GROUPS = ("model", "metric", "experiment")
@@ -59,7 +60,7 @@ def listing() -> str:
     """Every choice of every group, one line each."""
     lines = []
     for group, registry in config.GROUPS.items():
-        lines += [f"{group}:"] + [f"  {name:16} {registry.about(name)}" for name in registry.names()] + [""]
+        lines += [f"{group}:"] + [f"  {name:16} {described(registry, name)}" for name in registry.names()] + [""]
     for group in FILE_GROUPS:
         lines.append(f"{group}:")
         for name in choices(group):
@@ -70,6 +71,18 @@ def listing() -> str:
             lines.append(f"  {name:16} {about}")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def described(registry: Registry[Any], name: str) -> str:
+    """What `name` is, in a line; of a solver also its order and its evaluations a step."""
+    if registry is not config.GROUPS["solver"]:
+        return registry.about(name)
+    solver = registry.create(name)
+    order = "stochastic" if solver.stochastic else f"order {solver.order}"
+    if getattr(solver, "running_order", solver.order) > solver.order:
+        order = f"order {solver.running_order} (start-up {solver.order})"
+    cost = "adaptive" if solver.evaluations_per_step is None else f"{solver.evaluations_per_step}/step"
+    return f"{order:20}  {cost:8}  {registry.about(name)}"
 
 
 def points(arguments: list[str]) -> Iterator[list[str]]:

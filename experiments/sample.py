@@ -23,6 +23,24 @@ from pndm.solve import Model
 SHOWN = 64
 
 
+class Progress(tqdm):
+    """A bar over evaluations, with the time left and images a second."""
+
+    images_per_evaluation = 0.0
+
+    def __init__(self, **options: Any):
+        layout = (
+            "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} evaluations, {images} images/s, {remaining} left"
+        )
+        super().__init__(bar_format=layout if options["total"] else None, dynamic_ncols=True, **options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        shown = super().format_dict
+        rate = shown["rate"] or (shown["n"] / shown["elapsed"] if shown["elapsed"] else 0.0)
+        return {**shown, "images": f"{rate * self.images_per_evaluation:.1f}"}
+
+
 def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Run one configuration into the folder `out` and return its record."""
     method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
@@ -67,7 +85,8 @@ def draw(
     starts = range(0, cfg.samples, cfg.batch)
     expected = method.solver.begin(method.schedule, method.times, SampleNoise(cfg.seed, ())).evaluations()
     total = expected * len(starts) if expected else None
-    with tqdm(total=total, desc=method.solver.name, unit="eval", disable=not cfg.progress, dynamic_ncols=True) as bar:
+    with Progress(total=total, desc=method.solver.name, unit="eval", disable=not cfg.progress) as bar:
+        bar.images_per_evaluation = cfg.samples / total if total else 0.0
         for start in starts:
             indices = range(start, min(start + cfg.batch, cfg.samples))
             noise = SampleNoise(cfg.seed, indices)
@@ -85,12 +104,11 @@ def draw(
             parts.append(solution.x.cpu())  # which waits for the device
             seconds += time.perf_counter() - began
             nfe = max(nfe, solution.nfe)
-            bar.set_postfix_str(f"{indices.stop / seconds:.1f} images/s")
     return torch.cat(parts), nfe, seconds
 
 
 def measure(cfg: DictConfig, images: Tensor, data: str) -> dict[str, Any]:
-    """The chosen metric on 8-bit images, against the data that the network was trained on, with the number of samples."""
+    """The chosen metric on 8-bit images, against the data that the network was trained on."""
     if cfg.metric.name == "none":
         return {}
     from pndm.metrics.frechet import frechet_features

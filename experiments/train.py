@@ -143,7 +143,8 @@ class Trainer:
 
     def save(self, figure: bool = False) -> dict[str, Any]:
         """Write the checkpoint, the averaged weights as a model, the record, and the figure when asked for or old."""
-        self._check_finite(float(torch.stack(torch._foreach_norm(self.weights)).sum()), "sum of the weights' norms")
+        norms = torch._foreach_norm([weight.detach() for weight in self.weights])
+        self._check_finite(float(torch.stack(norms).sum()), "sum of the weights' norms")
         state = {
             "iteration": self.iteration,
             "config": dataclasses.asdict(self.config),

@@ -1,7 +1,12 @@
-"""A Gaussian mixture's exact eps: a model without network error, for measuring solvers."""
+"""Gaussians and their mixtures, with exact eps: models without network error, for measuring solvers.
+
+Each is a model, eps(x, t) = -sigma(t) grad log p_t(x), for x of shape (B, D) and t of shape (B,), in the precision of x;
+and a distribution: `log_density(x, t)` of the noisy data at time t, and `sample(n, generator)` of the data themselves.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,24 +14,176 @@ from torch import Tensor
 
 from pndm.schedules import Schedule, schedules
 
+LOG_2PI = math.log(2 * math.pi)
+BLOCK = 2**20  # numbers that one intermediate tensor may hold; longer batches are answered in parts
+
+
+class _ExactModel:
+    """What the models of this file and its neighbours share: a schedule, and answers for a batch part by part."""
+
+    schedule: str | Schedule
+    part: int  # states answered at once, so that memory stays bounded
+
+    def path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma of the times t, each (B, 1), computed in float64 and rounded to the precision of x."""
+        if not isinstance(self.schedule, Schedule):
+            object.__setattr__(self, "schedule", schedules.resolve(self.schedule))  # once, for frozen dataclasses too
+        time = t.double()
+        return self.schedule.alpha(time)[:, None].to(x), self.schedule.sigma(time)[:, None].to(x)  # type: ignore[union-attr]
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.path(x, t)
+        if len(x) <= self.part:
+            return self.eps(x, alpha, sigma)
+        parts = zip(x.split(self.part), alpha.split(self.part), sigma.split(self.part), strict=True)
+        return torch.cat([self.eps(*each) for each in parts])
+
+    def eps(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The answer for (B, D) states with alpha and sigma of shape (B, 1)."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class GaussianMixture:
-    """Data from isotropic Gaussians: weights (K,), means (K, D), one deviation each (K,).
+class Gaussian(_ExactModel):
+    """Data from one Gaussian of any covariance: mean (D,), covariance (D, D). Its ODE has a closed-form solution."""
 
-    As a model: eps(x, t) = -sigma(t) grad log p_t(x), in the precision of x, for x of shape (B, D) and t of shape (B,).
-    """
+    mean: Tensor
+    covariance: Tensor
+    schedule: str | Schedule = "vp_linear"
+
+    def __post_init__(self) -> None:
+        variances, axes = torch.linalg.eigh(self.covariance.double())
+        object.__setattr__(self, "axes", axes)  # (D, D), one a column
+        object.__setattr__(self, "variances", variances.clamp(min=0))  # (D,), along the axes
+        object.__setattr__(self, "part", max(1, BLOCK // len(self.mean)))
+
+    axes: Tensor = None  # type: ignore[assignment]
+    variances: Tensor = None  # type: ignore[assignment]
+
+    def eps(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        along, variance = self._along(x, alpha, sigma)
+        return (along * (sigma / variance)) @ self.axes.to(x).T
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        along, variance = self._along(x, *self.path(x, t))
+        return -0.5 * (along.square() / variance + variance.log() + LOG_2PI).sum(1)
+
+    def flow(self, x: Tensor, t: float, s: float) -> Tensor:
+        """The exact solution at time s of the probability-flow ODE through (x, t): scaled along each axis."""
+        start, end = (torch.full((len(x),), time, dtype=torch.float64, device=x.device) for time in (t, s))
+        along, before = self._along(x, *self.path(x, start))
+        alpha, sigma = self.path(x, end)
+        after = alpha.square() * self.variances.to(x) + sigma.square()
+        return alpha * self.mean.to(x) + (along * (after / before).sqrt()) @ self.axes.to(x).T
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(n, len(self.mean), generator=generator, dtype=torch.float64)
+        return self.mean + (noise * self.variances.sqrt()) @ self.axes.T
+
+    def norm_moments(self) -> tuple[float, float]:
+        """Mean and variance of |x0|^2."""
+        return norm_moments(torch.ones(1), (self.mean.double() @ self.axes)[None], self.variances.sqrt()[None])
+
+    def _along(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The offset from the mean, and its variance, along the axes: (B, D) each."""
+        offset = (x - alpha * self.mean.to(x)) @ self.axes.to(x)
+        return offset, alpha.square() * self.variances.to(x) + sigma.square()
+
+
+@dataclass(frozen=True)
+class GaussianMixture(_ExactModel):
+    """Data from isotropic Gaussians: weights (K,), means (K, D), one deviation each (K,)."""
 
     weights: Tensor
     means: Tensor
     deviations: Tensor
     schedule: str | Schedule = "vp_linear"
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        path = schedules.resolve(self.schedule)
-        alpha, sigma = path.alpha(t.double())[:, None].to(x), path.sigma(t.double())[:, None].to(x)
-        variance = (alpha * self.deviations.to(x)) ** 2 + sigma**2  # (B, K): of component k at time t
-        offset = x[:, None, :] - alpha[:, :, None] * self.means.to(x)  # (B, K, D)
+    @property
+    def part(self) -> int:  # type: ignore[override]
+        return max(1, BLOCK // self.means.numel())
+
+    def eps(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        log_joint, offset, variance = self._components(x, alpha, sigma)
+        share = torch.softmax(log_joint, dim=1) / variance
+        return sigma * (share[:, :, None] * offset).sum(1)
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        log_joint, _, _ = self._components(x, *self.path(x, t))
+        return torch.logsumexp(log_joint, dim=1) - 0.5 * x.shape[1] * LOG_2PI
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        which = torch.multinomial(self.weights.double(), n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[which] + self.deviations[which, None] * noise
+
+    def norm_moments(self) -> tuple[float, float]:
+        """Mean and variance of |x0|^2."""
+        return norm_moments(self.weights, self.means, self.deviations[:, None].expand_as(self.means))
+
+    def _components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log of weight times density up to a constant (B, K), offsets from the means (B, K, D), variances (B, K)."""
+        variance = (alpha * self.deviations.to(x)) ** 2 + sigma**2
+        offset = x[:, None, :] - alpha[:, :, None] * self.means.to(x)
         log_weight = self.weights.to(x).log() - 0.5 * x.shape[1] * variance.log()
-        share = torch.softmax(log_weight - 0.5 * offset.square().sum(-1) / variance, dim=1)
-        return sigma * (share[:, :, None] * offset / variance[:, :, None]).sum(1)
+        return log_weight - 0.5 * offset.square().sum(-1) / variance, offset, variance
+
+
+@dataclass(frozen=True)
+class OrientedMixture(_ExactModel):
+    """Data from Gaussians each with axes of its own: centres (K, D), axes (K, D, D), deviations along them (K, D).
+
+    Row j of axes[k] is the unit vector along which component k has the deviation deviations[k, j]; zero is allowed, so
+    a component can be flat, as the patches of a surface are. All have equal weight.
+    """
+
+    centres: Tensor
+    axes: Tensor
+    deviations: Tensor
+    schedule: str | Schedule = "vp_linear"
+
+    @property
+    def part(self) -> int:  # type: ignore[override]
+        return max(1, BLOCK // self.centres.numel())
+
+    def eps(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        log_joint, along, variance = self._components(x, alpha, sigma)
+        share = torch.softmax(log_joint, dim=1)
+        pull = (share[:, :, None] * along / variance).flatten(1)  # (B, K D)
+        return sigma * (pull @ self.axes.to(x).flatten(0, 1))
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        log_joint, _, _ = self._components(x, *self.path(x, t))
+        count, dimension = self.centres.shape
+        return torch.logsumexp(log_joint, dim=1) - math.log(count) - 0.5 * dimension * LOG_2PI
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        count, dimension = self.centres.shape
+        which = torch.randint(count, (n,), generator=generator)
+        noise = torch.randn(n, dimension, generator=generator, dtype=torch.float64)
+        return self.centres[which] + torch.einsum("nj,njd->nd", noise * self.deviations[which], self.axes[which])
+
+    def norm_moments(self) -> tuple[float, float]:
+        """Mean and variance of |x0|^2."""
+        return norm_moments(torch.ones(len(self.centres)), self._own_coordinates(), self.deviations)
+
+    def _own_coordinates(self) -> Tensor:
+        return torch.einsum("kjd,kd->kj", self.axes, self.centres)
+
+    def _components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log densities up to a constant (B, K), offsets along the axes (B, K, D), and their variances (B, K, D)."""
+        count, dimension = self.centres.shape
+        along = (x @ self.axes.to(x).flatten(0, 1).T).view(-1, count, dimension)
+        along = along - alpha[:, :, None] * self._own_coordinates().to(x)
+        variance = (alpha[:, :, None] * self.deviations.to(x)) ** 2 + sigma[:, :, None] ** 2
+        return -0.5 * (along.square() / variance + variance.log()).sum(-1), along, variance
+
+
+def norm_moments(weights: Tensor, centres: Tensor, deviations: Tensor) -> tuple[float, float]:
+    """Mean and variance of |x|^2 for a mixture: weights (K,), centres and deviations (K, D) along each one's axes."""
+    share = weights.double() / weights.double().sum()
+    squares, variances = centres.double().square(), deviations.double().square()
+    mean = (squares + variances).sum(1)  # of each component
+    spread = (4 * squares * variances + 2 * variances.square()).sum(1)
+    overall = float(share @ mean)
+    return overall, float(share @ (spread + (mean - overall).square()))

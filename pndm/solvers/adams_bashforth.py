@@ -31,8 +31,22 @@ WEIGHT_CLOCKS = ("steps", "t", "rho", "lam")
 @register(
     "rho_ab", clock="rho", startup="low_order", about="eps as a polynomial in rho: variable-step Adams-Bashforth."
 )
-@register("dpmpp_2m", order=2, transfer="data", clock="lam", startup="low_order", about="x0 as a polynomial of degree 1 in lambda: DPM-Solver++(2M).")
-@register("dpmpp_3m", order=3, transfer="data", clock="lam", startup="low_order", about="x0 as a polynomial of degree 2 in lambda: DPM-Solver++(3M).")
+@register(
+    "dpmpp_2m",
+    order=2,
+    transfer="data",
+    clock="lam",
+    startup="low_order",
+    about="x0 as a line in lam: DPM-Solver++(2M).",
+)
+@register(
+    "dpmpp_3m",
+    order=3,
+    transfer="data",
+    clock="lam",
+    startup="low_order",
+    about="x0 as a parabola in lam: DPM-Solver++(3M).",
+)
 @register("adams_bashforth", about="Any order 1-4 x transfer (manifold, linear, data) x clock x start-up.")
 class AdamsBashforth(Solver):
     """Explicit linear multistep: the direction is a combination of the last evaluations.
@@ -41,10 +55,11 @@ class AdamsBashforth(Solver):
            t, rho, lam  the polynomial through the last evaluations runs in this variable and is integrated exactly over
            the transfer's own, so that the order holds on every grid.
     startup: what makes the first order - 1 steps, for which there is no history yet:
-           rk         Runge-Kutta of the same order, as in the paper: order 4 spends 9 more evaluations, order 2 spends
-           1; heun       one Heun step, then growing order: 1 more evaluation (diffusers' skip_prk_steps);
+           rk         Runge-Kutta of the same order, as in the paper: order 4 spends 9 more evaluations, order 2 one;
+           heun       one Heun step, then growing order: 1 more evaluation (diffusers' skip_prk_steps);
            low_order  Euler, then growing order: no more evaluations.
     final_order: the highest order of the last step; the one before may have one more, and so on (0: no limit).
+    first: analytic answers the first question by sigma x instead of the network; `Solver.guess` says what that costs.
     Order: `order`, but at most 2 on the manifold with the weights of equal steps, since they assume equal steps in t
     while the integral runs over rho; and with a start-up of lower order, whose first steps leave an error of order 2
     (low_order) or 3 (heun), which shows once it is above that of the rest.
@@ -64,8 +79,9 @@ class AdamsBashforth(Solver):
         clock: str = "steps",
         startup: str = "rk",
         final_order: int = 0,
+        first: str = "network",
     ):
-        super().__init__(transfer)
+        super().__init__(transfer, first)
         if order not in ADAMS_BASHFORTH:
             raise OptionError(f"order={order} must be one of {', '.join(map(str, ADAMS_BASHFORTH))}")
         if clock not in WEIGHT_CLOCKS:
@@ -78,7 +94,8 @@ class AdamsBashforth(Solver):
         own_clock = self._transfer_type.clock
         pseudo = clock == "steps" and own_clock != "t"
         self.start_clock = "t" if clock == "steps" else own_clock
-        self.order = min(order, {"rk": order, "heun": 3, "low_order": 2}[startup], 2 if pseudo else order)
+        self.running_order = min(order, 2) if pseudo else order  # of the steps after the start-up
+        self.order = min(self.running_order, {"rk": order, "heun": 3, "low_order": 2}[startup])
 
     def reset(self) -> None:
         self.history: deque[Tensor] = deque(maxlen=self.weights_order)
@@ -125,4 +142,4 @@ class AdamsBashforth(Solver):
 
     def evaluations(self) -> int:
         starters = [self._starter(k) for k in range(len(self.times) - 1)]
-        return sum(len(starter.nodes) if starter else 1 for starter in starters)
+        return sum(len(starter.nodes) if starter else 1 for starter in starters) - self.saved

@@ -49,6 +49,7 @@ def fitting(tableau: Tableau, clock: str, noiseless_end: bool) -> Tableau:
 @register("euler", tableau="euler", transfer="linear", about="Classical Euler on dx/dt.")
 @register("heun", tableau="heun", transfer="linear", about="Classical Heun on dx/dt.")
 @register("rk4", tableau="rk4", transfer="linear", about="Classical Runge-Kutta 4 on dx/dt.")
+@register("dpm_solver_2", tableau="midpoint", clock="lam", about="Midpoint x manifold in lam: DPM-Solver-2.")
 @register("runge_kutta", about="Any tableau (euler, midpoint, heun, rk4) x transfer (manifold, linear, data) x clock.")
 class RungeKutta(Solver):
     """An explicit Runge-Kutta method over a transfer.

@@ -8,7 +8,9 @@ import torch
 from pndm.models.checkpoint import save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
-SMALL = UNetConfig(image_size=28, in_channels=1, channels=(8, 16), attention=(False, False), blocks=1, patch=2, groups=4)
+SMALL = UNetConfig(
+    image_size=28, in_channels=1, channels=(8, 16), attention=(False, False), blocks=1, patch=2, groups=4
+)
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs do: only the test that looks at the figure has it drawn."""
+    if request.function is not test_learns_and_leaves_everything:
+        monkeypatch.setattr(training_report, "plot", lambda out, record: None)
+
+
 @pytest.fixture
 def config(data_folder: Path) -> TrainConfig:
     return TrainConfig(
@@ -161,7 +168,7 @@ train(TrainConfig(**json.loads(config)), UNetConfig.from_dict(json.loads(archite
 
 def test_killed_run_continues_bit_equal(tmp_path: Path, config: TrainConfig) -> None:
     """SIGKILL, at whatever moment it falls, of a process that writes a checkpoint after every iteration."""
-    config = dataclasses.replace(config, iterations=400, validate_every=150)
+    config = dataclasses.replace(config, iterations=60, validate_every=50)
     out = tmp_path / "killed"
     eager = dataclasses.replace(config, checkpoint_minutes=0)
     arguments = [json.dumps(dataclasses.asdict(eager)), json.dumps(ARCHITECTURE.to_dict()), str(out)]
@@ -172,14 +179,14 @@ def test_killed_run_continues_bit_equal(tmp_path: Path, config: TrainConfig) -> 
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
-    while (training_state.latest(out) or out / "checkpoint-0").name < "checkpoint-00000008":
+    while (training_state.latest(out) or out / "checkpoint-0").name < "checkpoint-00000004":
         assert child.poll() is None and time.monotonic() < deadline, child.communicate()[1].decode()
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     record = train(config, ARCHITECTURE, out)
-    assert 8 <= record["continued_from"][0] < 400
+    assert 4 <= record["continued_from"][0] < 60
     train(config, ARCHITECTURE, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
     assert_tidy(out)
