@@ -33,6 +33,7 @@ class ModelConfig:
     name: str = MISSING
     weights: str = MISSING  # a name that the package ships, or a path to a .safetensors file
     data: str = "fashion-mnist"
+    predicts: str = "eps"  # what experiment=train trains the output to be
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
 
 
@@ -90,6 +91,7 @@ class Config:
     t_end: float | None = None
     device: str = "auto"
     dtype: str = "float32"
+    compile: bool = False
     progress: bool = True
     output: str = MISSING
 

@@ -45,7 +45,11 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Run one configuration into the folder `out` and return its record."""
     method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
     trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
-    x, nfe, seconds = draw(cfg, method, trained.eps(method.schedule), trained.shape, device, dtype)
+    if cfg.compile:
+        trained.network.compile()
+    model = trained.eps(method.schedule)
+    warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
+    x, nfe, seconds = draw(cfg, method, model, trained.shape, device, dtype)
     images = to_uint8(x.float())
     record = {
         "schema": 1,
@@ -61,6 +65,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "nfe": nfe,
         "samples": len(x),
         "seed": cfg.seed,
+        "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / len(x), 6),
         "metrics": measure(cfg, images, trained.data),
@@ -70,6 +75,14 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     records.write_record(out, record)
     print(report(record, out))
     return record
+
+
+@torch.no_grad()
+def warmed_up(model: Model, x: Tensor) -> float:
+    """Ask the model once, so that neither compilation nor first allocations are in the timing; the seconds it took."""
+    start = time.perf_counter()
+    model(x, torch.zeros(len(x), device=x.device)).sum().item()
+    return time.perf_counter() - start
 
 
 def draw(

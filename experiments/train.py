@@ -33,9 +33,16 @@ from tqdm import tqdm
 import pndm.data
 import pndm.schedules
 from experiments import records, training_report, training_state
-from experiments.training_config import FREE_OPTIONS, TrainConfig, check, learning_rate, wants_bf16
+from experiments.training_config import (
+    FREE_OPTIONS,
+    TrainConfig,
+    check,
+    learning_rate,
+    wants_bf16,
+    wants_channels_last,
+)
 from pndm.errors import ModelError, OptionError
-from pndm.models.checkpoint import save_checkpoint
+from pndm.models.checkpoint import load_checkpoint, save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
 LOSS_EVERY = 20
@@ -64,6 +71,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, architecture: UNetConfig, out: Path, device: torch.device):
         self.config, self.architecture, self.out, self.device = config, architecture, out, device
         self.bf16 = wants_bf16(config.amp, device)
+        self.channels_last = wants_channels_last(config, device)
         schedule = pndm.schedules.create(config.schedule)
         if not schedule.train_steps:
             raise OptionError(
@@ -87,9 +95,11 @@ class Trainer:
 
         torch.manual_seed(_mix(config.seed, 0, _STREAM_INIT))  # the layers draw their weights from the global generator
         self.model = UNet(architecture).to(device).train()
+        if config.weights:
+            self.model.load_state_dict(_matching_weights(config.weights, architecture))
         self.average = UNet(architecture).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
-        if config.channels_last:
+        if self.channels_last:
             for parameter in (*self.model.parameters(), *self.average.parameters()):
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -158,7 +168,8 @@ class Trainer:
         training_state.save(self.out, self._groups(), state)
         save_checkpoint(
             self.out / "model.safetensors", self.average, half=True,
-            schedule=self.config.schedule, predicts="eps", data=self.config.data,
+            schedule=self.config.schedule, predicts=self.config.predicts, data=self.config.data,
+            iteration=self.iteration,
         )  # fmt: skip
         record = self.record()
         records.write_record(self.out, record)
@@ -175,6 +186,7 @@ class Trainer:
             "architecture": _plain(self.architecture),
             **records.environment(self.device),
             "amp": "bf16" if self.bf16 else "none",
+            "channels_last": self.channels_last,
             "dtype": "float32",
             "parameters": sum(weight.numel() for weight in self.weights),
             "iteration": self.iteration,
@@ -228,13 +240,15 @@ class Trainer:
         return x0, t, noise
 
     def _loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise."""
-        x = self.alpha[t] * x0 + self.sigma[t] * noise
-        if self.config.channels_last:
+        """Mean squared error of the prediction."""
+        alpha, sigma = self.alpha[t], self.sigma[t]
+        x = alpha * x0 + sigma * noise
+        target = noise if self.config.predicts == "eps" else alpha * noise - sigma * x0
+        if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             predicted = network(x, t)
-        return nn.functional.mse_loss(predicted.float(), noise)
+        return nn.functional.mse_loss(predicted.float(), target)
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -357,3 +371,11 @@ def _make_folder(out: Path) -> None:
         ) from None
     if not os.access(out, os.W_OK):
         raise OptionError(f"output folder {out} cannot be written: choose another")
+
+
+def _matching_weights(path: str, architecture: UNetConfig) -> dict[str, Tensor]:
+    """The weights of a checkpoint of just this architecture."""
+    network, _ = load_checkpoint(path)
+    if network.config != architecture:
+        raise OptionError(f"weights {path!r} are of another architecture than the one to train")
+    return network.state_dict()

@@ -21,6 +21,11 @@ class TrainConfig:
     data: str = "fashion-mnist"
     data_folder: str | None = None
     schedule: str = "linear"
+    predicts: str = "eps"
+    """What the network's output means: eps, or v = alpha eps - sigma x0. With v the noise end, where eps needs x to pass
+    through the network to within alpha, costs a small network nothing; the loss is the mean squared error of either."""
+    weights: str | None = None
+    """A checkpoint whose weights the run starts from, in place of random ones."""
     batch: int = 128
     iterations: int = 40_000
     """Optimizer steps. The learning rate decays to zero over them; a run continued with more goes on at a higher."""
@@ -38,8 +43,10 @@ class TrainConfig:
     """Use only the first so many training images (tests, miniatures)."""
     amp: str = "auto"
     """bf16 autocast: "bf16", "none", or "auto" for bf16 where the processor multiplies it natively."""
-    channels_last: bool = True
+    channels_last: bool | None = None
+    """Memory layout of images and weights; null for the faster: channels last on a GPU, and on a CPU when compiled."""
     compile: bool = False
+    """Compile the network: minutes at the start. Worth it on a GPU; on two CPU cores it gained 0 to 15 % in bf16."""
     checkpoint_minutes: float = 10.0
     validate_every: int = 2000
     """Iterations between measurements of the averaged weights' loss on test images (0: never)."""
@@ -68,6 +75,8 @@ def check(config: TrainConfig, device: torch.device) -> None:
         raise OptionError(f"lr {config.lr} must be a positive number")
     if not 0 <= config.ema < 1:
         raise OptionError(f"ema {config.ema} must be at least 0 and below 1")
+    if config.predicts not in ("eps", "v"):
+        raise unknown_name("predicts", config.predicts, ("eps", "v"))
     if config.amp not in ("auto", "bf16", "none"):
         raise unknown_name("amp", config.amp, ("auto", "bf16", "none"))
     if config.limit is not None and config.limit < 1:
@@ -88,6 +97,11 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
         return config.lr * (iteration + 1) / config.warmup
     progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def wants_channels_last(config: TrainConfig, device: torch.device) -> bool:
+    """The layout as told, or the one that was measured to be faster (bf16 on a CPU, uncompiled: 154 against 206 images/s)."""
+    return device.type == "cuda" or config.compile if config.channels_last is None else config.channels_last
 
 
 def wants_bf16(amp: str, device: torch.device) -> bool:

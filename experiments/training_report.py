@@ -41,7 +41,7 @@ def plot(out: Path, record: dict[str, Any]) -> None:
         if margin > 0:
             axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.set_xlabel(f"iteration (batch {record['config']['batch']})")
-    axes.set_ylabel("mean squared error of the predicted noise")
+    axes.set_ylabel(f"mean squared error of the predicted {record['config']['predicts']}")
     axes.set_title(f"{record['config']['data']}, {record['parameters'] / 1e6:.2f} M parameters")
     axes.grid(alpha=0.3)
     axes.legend()

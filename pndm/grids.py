@@ -7,6 +7,7 @@ that want exactly those; they end with a step to the clean end.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def times(
     """
     if not isinstance(grid, (str, Grid)):
         return _checked(np.asarray(grid, dtype=np.float64), schedule, "the given times")
-    if isinstance(steps, bool) or steps != int(steps) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Real) or steps % 1 != 0 or steps < 1:
         raise OptionError(f"steps={steps} must be a whole number of at least 1")
     if schedule.train_steps is not None and steps > schedule.train_steps:
         raise OptionError(f"steps={steps} is more than the {schedule.train_steps} that the schedule has")
@@ -53,6 +54,7 @@ def times(
     end = schedule.t_clean if t_end is None else float(t_end)
     if not start > end:
         raise OptionError(f"t_start={start:g} must be later (noisier) than t_end={end:g}")
+    _check_ends(start, end, schedule, f"t_start={start:g}, t_end={end:g}")
     grid = grids.resolve(grid)
     label = f"grid {grid.name or type(grid).__name__!r} with steps={steps}, t_start={start:g}, t_end={end:g}"
     return _checked(grid.place(int(steps), schedule, start, end), schedule, label)
@@ -64,12 +66,14 @@ def _checked(placed: np.ndarray, schedule: Schedule, label: str) -> np.ndarray:
     if not np.all(np.diff(placed) < 0):
         k = int(np.argmin(np.diff(placed) < 0))
         raise OptionError(f"{label}: times must decrease strictly, but {placed[k]:g} is followed by {placed[k + 1]:g}")
-    low = -1.0 if schedule.train_steps else 0.0
-    if placed[0] > schedule.t_noise or placed[-1] < low:
-        raise OptionError(
-            f"{label}: times must lie in [{low:g}, {schedule.t_noise:g}], not {placed[0]:g} to {placed[-1]:g}"
-        )
+    _check_ends(placed[0], placed[-1], schedule, label)
     return placed
+
+
+def _check_ends(start: float, end: float, schedule: Schedule, label: str) -> None:
+    low = -1.0 if schedule.train_steps else 0.0
+    if start > schedule.t_noise or end < low:
+        raise OptionError(f"{label}: times must lie in [{low:g}, {schedule.t_noise:g}], not {start:g} to {end:g}")
 
 
 @register("uniform")
@@ -91,7 +95,8 @@ class Quadratic(Grid):
     def place(self, steps: int, schedule: Schedule, start: float, end: float) -> np.ndarray:
         if self.power <= 0:
             raise OptionError(f"grid 'quadratic': power={self.power} must be positive")
-        return end + (start - end) * np.linspace(1, 0, steps + 1) ** self.power
+        share = np.linspace(1, 0, steps + 1) ** self.power
+        return start * share + end * (1 - share)
 
 
 @dataclass

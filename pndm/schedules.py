@@ -91,7 +91,9 @@ class DiscreteSchedule(Schedule):
     """A path known at the training indices through a table of ᾱ, extended smoothly to real times.
 
     ln ᾱ is interpolated by the quintic spline through (-1, 0) and the table, so the path has four continuous
-    derivatives and a fourth-order method keeps its order between the integers. At the integers it is the table.
+    derivatives and a fourth-order method keeps its order between the integers. At the integers it is the table. Where
+    the spline would overshoot, in a sparse or uneven table, straight lines in ln ᾱ take its place: noise must not fall
+    as time grows.
 
     Shapes: alphas_cumprod is (T,), decreasing, in (0, 1). Raises OptionError otherwise.
     """
@@ -118,6 +120,10 @@ class DiscreteSchedule(Schedule):
         # A B-spline's end knots are repeated; keep the pieces between integers, and re-expand each at its left integer.
         self._coefficients = np.stack([pieces.derivative(k)(self._knots[:-1]) / math.factorial(k) for k in range(6)])
         self._on_device: dict[torch.device, torch.Tensor] = {}
+        if np.any(self.dlog_alpha(np.linspace(-1.0, self.t_noise, 32 * self.train_steps + 1)) >= 0):
+            self._coefficients[0] = self._log_table[:-1]
+            self._coefficients[1] = np.diff(self._log_table)
+            self._coefficients[2:] = 0
 
     def log_alpha(self, t: Time) -> Time:
         c, u = self._piece(t)
@@ -261,4 +267,7 @@ class VPLinear(Schedule):
     def t_of_log_alpha(self, log_alpha: Time) -> Time:
         slope = self.beta_max - self.beta_min
         # The root of slope t^2 + 2 beta_min t + 4 log_alpha = 0, in the form without cancellation near t = 0.
-        return -4 * log_alpha / (self.beta_min + _math(log_alpha).sqrt(self.beta_min**2 - 4 * slope * log_alpha))
+        t = -4 * log_alpha / (self.beta_min + _math(log_alpha).sqrt(self.beta_min**2 - 4 * slope * log_alpha))
+        if isinstance(t, (np.ndarray, torch.Tensor)):
+            return t.clip(0.0, self.t_noise)
+        return min(max(t, 0.0), self.t_noise)

@@ -16,6 +16,7 @@ from pndm.errors import ModelError, OptionError
 from pndm.noise import Noise, as_noise
 
 Model = Callable[[Tensor, Tensor], Tensor]
+Place = tuple[int, int, float]  # step, evaluation and time, of an evaluation
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def solve(
     asked = _Evaluator(model, run, bar)
 
     def on_step(k: int, t: float, state: Tensor) -> None:
+        asked.step = k + 1
         if states is not None:
             states.append(state.clone())
         if callback is not None:
@@ -97,18 +99,21 @@ class _Evaluator:
         self.run = run
         self.bar = bar
         self.nfe = 0
-        self.unread: list[tuple[int, float, Tensor]] = []
+        self.step = 1
+        self.unread: list[tuple[Place, Tensor]] = []
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
+        place = (self.step, self.nfe, t)
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32  # half precision cannot tell 998 from 999
         eps = self.model(x, torch.full((len(x),), t, dtype=dtype, device=x.device))
         if not isinstance(eps, Tensor) or eps.shape != x.shape:
             shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
             raise ModelError(
-                f"the model's answer has shape {shape} where {tuple(x.shape)} was expected: {self._where(self.nfe, t)}"
+                f"the model's answer has shape {shape} where {tuple(x.shape)} was expected: {self._where(place)}"
             )
-        self.unread.append((self.nfe, t, eps.sum()))
+        # A sum of halves overflows; float32 is what torch adds them up in anyway.
+        self.unread.append((place, eps.sum(dtype=torch.promote_types(eps.dtype, torch.float32))))
         if x.device.type == "cpu":  # elsewhere, reading a number would stop the device: read them all at the end
             self.check()
         if self.bar is not None:
@@ -117,16 +122,16 @@ class _Evaluator:
 
     def check(self) -> None:
         """Raise ModelError for the first unread answer with a number that is not finite."""
-        for evaluation, t, total in self.unread:
+        for place, total in self.unread:
             if not math.isfinite(total.item()):
-                raise ModelError(f"the model returned NaN or infinity: {self._where(evaluation, t)}")
+                raise ModelError(f"the model returned NaN or infinity: {self._where(place)}")
         self.unread.clear()
 
-    def _where(self, evaluation: int, t: float) -> str:
+    def _where(self, place: Place) -> str:
+        step, evaluation, t = place
         total = self.run.evaluations()
         of = f" of {total}" if total else ""
         name = self.run.name or type(self.run).__name__
-        step = int(np.searchsorted(-self.run.times, -t, side="right"))
         return f"solver {name}, step {step}, evaluation {evaluation}{of}, at t = {t:g}"
 
 

@@ -148,7 +148,7 @@ class Adaptive(Solver):
         landed = self.transfer(x, combine(tableau.weights, directions), t, s)
         directions.append((yield self._counted(landed, s)))
         _, along = self.transfer.coefficients(t, s)
-        apart = combine(self.pair.error, directions).flatten(1)
+        apart = combine(self.pair.error, directions).reshape(len(x), -1)
         error = abs(along) * apart.square().mean(1).sqrt().max().item()
         return landed, directions, error / self.tol
 

@@ -36,6 +36,7 @@ class UniPC(Solver):
     """
 
     evaluations_per_step = 1
+    startup = "low_order"  # Euler, then growing order: there is no other
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import training_report, training_state
-from experiments.train import TrainConfig, Trainer, learning_rate, train, wants_bf16
+from experiments.train import TrainConfig, Trainer, learning_rate, train, wants_bf16, wants_channels_last
 from pndm.errors import ModelError, OptionError
 from pndm.models.checkpoint import load_checkpoint
 from pndm.models.unet import UNetConfig
@@ -127,7 +127,7 @@ def test_learns_and_leaves_everything(tmp_path: Path, config: TrainConfig) -> No
     assert not torch.equal(stored["ema/conv_out.weight@0"], stored["weights/conv_out.weight@0"])
 
 
-@pytest.mark.parametrize("mode", [{}, {"amp": "bf16"}, {"channels_last": False, "flip": True, "weight_decay": 0.01}])
+@pytest.mark.parametrize("mode", [{}, {"amp": "bf16"}, {"channels_last": True, "flip": True, "weight_decay": 0.01}])
 def test_stopped_run_continues_bit_equal(
     tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]
 ) -> None:
@@ -233,7 +233,7 @@ def test_another_architecture_is_refused(tmp_path: Path, config: TrainConfig) ->
 
 def test_where_and_how_fast_may_change(tmp_path: Path, config: TrainConfig) -> None:
     train(dataclasses.replace(config, iterations=2), ARCHITECTURE, tmp_path)
-    other = dataclasses.replace(config, iterations=4, amp="bf16", channels_last=False, validate_every=0)
+    other = dataclasses.replace(config, iterations=4, amp="bf16", channels_last=True, validate_every=0)
     assert train(other, ARCHITECTURE, tmp_path)["iteration"] == 4
 
 
@@ -359,6 +359,15 @@ def test_amp() -> None:
     assert wants_bf16("bf16", CPU) and not wants_bf16("none", CPU)
     flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     assert wants_bf16("auto", CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def test_memory_layout() -> None:
+    cuda = torch.device("cuda")
+    assert [wants_channels_last(TrainConfig(compile=c), d) for c in (False, True) for d in (CPU, cuda)] == [
+        False, True, True, True,
+    ]  # fmt: skip
+    assert wants_channels_last(TrainConfig(channels_last=True), CPU)
+    assert not wants_channels_last(TrainConfig(channels_last=False), cuda)
 
 
 def test_curves_are_thinned() -> None:

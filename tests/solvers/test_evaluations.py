@@ -1,0 +1,29 @@
+"""Every registered solver asks for as many evaluations as it says, and never where there is no noise."""
+
+import math
+
+import pytest
+import torch
+
+from pndm import schedules, solve, solvers
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("end", [-1.0, 0.0, 20.0])
+@pytest.mark.parametrize("name", solvers.names())
+def test_evaluations_are_those_announced(name, end, steps, mixture, noise):
+    schedule, asked = schedules.create("linear"), []
+
+    def model(x, t):
+        asked.append(float(t[0]))
+        return torch.tanh(x)
+
+    if end == -1 and name in ("euler", "heun", "rk4", "fon", "ab4"):
+        pytest.skip("the linear transfer has its own rules for a step to sigma = 0")
+    solution = solve(model, noise, solver=name, steps=steps, schedule=schedule, t_end=end)
+    announced = solvers.create(name).begin(schedule, solution.times, None).evaluations()
+    assert solution.nfe == len(asked)
+    assert announced in (None, solution.nfe)
+    assert all(end <= t <= 999 and schedule.sigma(t) > 0 for t in asked)
+    assert solution.x.isfinite().all()
+    assert not math.isnan(solution.x.sum().item())

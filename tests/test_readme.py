@@ -1,0 +1,38 @@
+"""The README's Python, run as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pndm
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The registry of solvers, put back as it was."""
+    monkeypatch.setattr(pndm.solvers.solvers, "_entries", dict(pndm.solvers.solvers._entries))
+
+
+def test_solving_from_python():
+    names: dict[str, object] = {}
+    exec(BLOCKS[0], names)
+    solution = names["solution"]
+    assert isinstance(solution, pndm.Solution)
+    assert solution.x.shape == (16, 1, 28, 28)
+    assert solution.nfe == 59
+    assert len(solution.times) == 51
+    assert solution.x.abs().max() < 2, "not an image"
+
+
+def test_a_solver_of_your_own(registry, mixture, noise):
+    exec(BLOCKS[1], {})
+    rough, fine, finer = (
+        pndm.solve(mixture, noise, solver="pseudo_ralston", schedule="vp_linear", steps=steps, t_end=0.01).x
+        for steps in (80, 160, 320)
+    )
+    order = torch.log2((rough - fine).norm() / (fine - finer).norm()).item()
+    assert order == pytest.approx(2, abs=0.15)
