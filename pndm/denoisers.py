@@ -42,11 +42,19 @@ def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
     """A model in the time of the schedule `used`, from one trained in the time of another.
 
     Two variance-preserving paths with equal alpha are the same noise level, so a network trained on one serves on any
-    other once its time is looked up there. Noise levels beyond the trained ones are taken as the nearest trained.
+    other once its time is looked up there. Beyond the trained levels the nearest is asked, and its x0 is kept: eps is then
+    what leads from x at its true level to that x0.
     """
 
     def eps(x: Tensor, t: Tensor) -> Tensor:
-        return model(x, trained.t_of_log_alpha(used.log_alpha(t.double())).to(t.dtype))
+        time = t.double()
+        there = trained.t_of_log_alpha(used.log_alpha(time))
+        ratio = used.alpha(time) / trained.alpha(there)  # 1 within the trained levels
+        along_x = (1 - ratio) / used.sigma(time)
+        along_eps = ratio * trained.sigma(there) / used.sigma(time)
+        column = (-1,) + (1,) * (x.dim() - 1)
+        answer = model(x, there.to(t.dtype))
+        return along_x.to(x.dtype).view(column) * x + along_eps.to(x.dtype).view(column) * answer
 
     return eps
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_with_churn_it_is_algorithm_2(mixture, noise, vp):
     draws = iter(drawn)
     sigmas = [vp.rho(t) for t in times.tolist()]
     y = noise / vp.alpha(1.0)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         gamma = min(churn / steps, math.sqrt(2) - 1) if low <= sigma <= high else 0.0
         raised = sigma + gamma * sigma
         if gamma:

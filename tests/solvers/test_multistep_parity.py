@@ -54,7 +54,7 @@ def test_dpmpp_2m_with_lower_order_at_the_end(steps, mixture, noise):
 
 @pytest.mark.parametrize("steps", [10, 20, 50])
 def test_their_midpoint_takes_the_line_halfway(steps, mixture, noise):
-    """DPM-Solver++(2M) as its paper has it: the line at the middle of the step instead of its integral (UniP-2, bh2)."""
+    """DPM-Solver++(2M) as its paper has it: the line at the middle of the step, not its integral (UniP-2, bh2)."""
     scheduler = dpm(2, "midpoint", "sigma_min")
     schedule = schedules.create("table", alphas_cumprod=scheduler.alphas_cumprod)
     model = replace(mixture, schedule=schedule)
@@ -72,9 +72,9 @@ def test_their_midpoint_takes_the_line_halfway(steps, mixture, noise):
 
 
 def test_their_third_order_is_second(mixture, noise, reference, vp):
-    """They take half the second divided difference in lambda where the whole belongs. With an exact start, order 2 shows.
+    """They take half the second divided difference in lambda where the whole belongs.
 
-    Ours from the same start has order 3.
+    From an exact start the order shows that is lost: 2 (they round to float32, which keeps the steps few), ours 3.
     """
     start, end, steps = 0.3, 0.02, (40, 80, 160)
     exact = reference(noise, alphas_cumprod(vp, start), alphas_cumprod(vp, end))
@@ -97,7 +97,7 @@ def test_their_third_order_is_second(mixture, noise, reference, vp):
                 step.send(mixture(x, torch.full((len(x),), t, dtype=x.dtype)))
             x = done.value.value
         ours.append(rms(x - exact))
-    assert abs(slope(theirs, steps) - 2) < 0.15, theirs
+    assert abs(slope(theirs, steps) - 2) < 0.3, theirs
     assert abs(slope(ours, steps) - 3) < 0.15, ours
     assert ours[-1] < theirs[-1] / 5
 
