@@ -22,7 +22,7 @@ class TrainConfig:
     data_folder: str | None = None
     schedule: str = "linear"
     predicts: str = "eps"
-    """What the network's output means: eps, or v = alpha eps - sigma x0. With v the noise end, where eps needs x to pass
+    """What the network's output means: eps, or v = alpha eps - sigma x0. With v the noise end, where eps needs x passed
     through the network to within alpha, costs a small network nothing; the loss is the mean squared error of either."""
     weights: str | None = None
     """A checkpoint whose weights the run starts from, in place of random ones."""

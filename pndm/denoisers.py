@@ -42,7 +42,7 @@ def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
     """A model in the time of the schedule `used`, from one trained in the time of another.
 
     Two variance-preserving paths with equal alpha are the same noise level, so a network trained on one serves on any
-    other once its time is looked up there. Beyond the trained levels the nearest is asked, and its x0 is kept: eps is then
+    other once its time is looked up there. Beyond the trained levels the nearest is asked, and its x0 kept: eps is then
     what leads from x at its true level to that x0.
     """
 

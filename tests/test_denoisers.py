@@ -95,15 +95,18 @@ def test_a_linear_model_serves_on_the_cosine_path(mixture, noise, solver):
     torch.testing.assert_close(*results, rtol=0, atol=1e-8)
 
 
-def test_noise_beyond_the_trained_is_taken_as_the_nearest_trained():
-    asked = []
+@pytest.mark.parametrize("trained", [PATHS["linear"], PATHS["vp_linear"]], ids=lambda s: s.name)
+def test_noise_beyond_the_trained_gets_the_x0_of_the_nearest_trained(trained, noise):
+    used, asked = schedules.create("vp_linear", beta_max=40.0), []
 
     def model(x, t):
         asked.append(t)
-        return x
+        return torch.cos(x)
 
-    x, strong = torch.zeros(1, 2), schedules.create("vp_linear", beta_max=40.0)
-    retimed(model, PATHS["linear"], strong)(x, torch.ones(1))
-    retimed(model, PATHS["vp_linear"], strong)(x, torch.ones(1))
-    assert [t.item() for t in asked] == [999.0, 1.0]
-    assert asked[0].dtype == torch.float32
+    eps = retimed(model, trained, used)(noise, torch.ones(6, dtype=torch.float64))
+    assert torch.all(asked[0] == trained.t_noise)
+    x0 = (noise - trained.sigma(trained.t_noise) * torch.cos(noise)) / trained.alpha(trained.t_noise)
+    torch.testing.assert_close(eps, (noise - used.alpha(1.0) * x0) / used.sigma(1.0), rtol=0, atol=1e-12)
+    for dtype in (torch.float32, torch.float64):
+        retimed(model, trained, used)(noise.to(dtype), torch.ones(6, dtype=dtype))
+        assert asked[-1].dtype == dtype

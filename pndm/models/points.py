@@ -19,6 +19,8 @@ from pndm.schedules import Schedule
 # Logits held at once: rows of states by columns of centres. 2^19 of float32 stay in a processor's second-level cache
 # and are enough for full speed; memory beyond the centres does not grow with either number.
 ROWS, COLUMNS = 256, 2048
+# Smaller weights than exp of this count as this: far below rounding, but not so small that processors slow down.
+LEAST = -70.0
 
 
 @dataclass(eq=False)
@@ -86,7 +88,7 @@ class Points(ExactModel):
         for block, squares in zip(centres.split(COLUMNS), half_squares.split(COLUMNS), strict=True):
             logits = torch.addmm(bias * squares, query, block.T, beta=-1)
             highest = torch.maximum(best, logits.detach().amax(1, keepdim=True))  # any constant: it cancels
-            weights, shrink = logits.sub_(highest).exp_(), (best - highest).exp()
+            weights, shrink = logits.sub_(highest).clamp_(min=LEAST).exp_(), (best - highest).exp()
             total = total * shrink + weights.sum(1, keepdim=True)
             pulled = torch.addmm(pulled * shrink, weights, block)
             best = highest

@@ -59,8 +59,9 @@ class Adaptive(Solver):
     """An embedded pair over the manifold transfer in its own clock rho, with steps that a PI controller chooses.
 
     tol: the error promised at the end: root mean square over the numbers of a sample, the largest of the batch, for
-        data of about unit size. Measured: between a tenth of it and 4 times it, for 1e-2 to 1e-6 on exact problems.
-    pair: dp54 (Dormand-Prince, 6 evaluations a step) or bs32 (Bogacki-Shampine, 3; cheaper only from 1e-2 up).
+        data of about unit size. Measured for 1e-2 to 1e-6 on exact problems: 0.07 to 4.4 times it.
+    pair: dp54 (Dormand-Prince, 6 evaluations a step) or bs32 (Bogacki-Shampine, 3): cheaper at 1e-2 (22 to 46
+        evaluations instead of 37 to 55), as good at 1e-3, at 1e-6 twice as dear.
     safety: how much of the predicted step size is taken. max_evaluations: where to give up.
     A step is accepted when the difference of the two methods, in the state at its end, is at most tol. Errors in the
     state neither grow nor shrink much on the way to the clean end, so that no other scale is needed. Step sizes are

@@ -11,6 +11,7 @@ from pndm import ModelError, OptionError, schedules, solve, solvers
 from pndm.models.mixture import GaussianMixture
 from pndm.noise import as_noise
 from pndm.solvers.adaptive import PAIRS
+from pndm.solvers.base import drive
 
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -104,13 +105,8 @@ def test_report(pair, mixture, noise, vp):
 def test_step_goes_the_whole_way(mixture, noise, vp):
     """Driven as a generator from t to s it makes the same steps."""
     run = solvers.create("adaptive").begin(vp, np.array([1.0, 0.01]), as_noise(None))
-    step = run.ask(noise, 1.0, 0.01)
-    question = next(step)
-    with pytest.raises(StopIteration) as done:
-        while True:
-            x, t = question
-            question = step.send(mixture(x, torch.full((len(x),), t, dtype=x.dtype)))
-    assert torch.equal(done.value.value, solve(mixture, noise, solver="adaptive", schedule=vp, t_end=0.01).x)
+    x = drive(run.ask(noise, 1.0, 0.01), lambda x, t: mixture(x, torch.full((len(x),), t, dtype=x.dtype)))
+    assert torch.equal(x, solve(mixture, noise, solver="adaptive", schedule=vp, t_end=0.01).x)
 
 
 def test_to_the_clean_end(mixture, noise):

@@ -1,7 +1,5 @@
 """Every registered solver asks for as many evaluations as it says, and never where there is no noise."""
 
-import math
-
 import pytest
 import torch
 
@@ -18,12 +16,11 @@ def test_evaluations_are_those_announced(name, end, steps, mixture, noise):
         asked.append(float(t[0]))
         return torch.tanh(x)
 
-    if end == -1 and name in ("euler", "heun", "rk4", "fon", "ab4"):
-        pytest.skip("the linear transfer has its own rules for a step to sigma = 0")
+    if end == -1 and name != "pf_ode" and solvers.create(name)._transfer_type.clock == "t":
+        pytest.skip("dx/dt is infinite where sigma = 0")
     solution = solve(model, noise, solver=name, steps=steps, schedule=schedule, t_end=end)
     announced = solvers.create(name).begin(schedule, solution.times, None).evaluations()
     assert solution.nfe == len(asked)
     assert announced in (None, solution.nfe)
     assert all(end <= t <= 999 and schedule.sigma(t) > 0 for t in asked)
     assert solution.x.isfinite().all()
-    assert not math.isnan(solution.x.sum().item())
