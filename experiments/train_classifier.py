@@ -1,8 +1,8 @@
 """Train the classifier of `frechet_features`, and write it with its statistics and its sanity rows.
 
-    python -m experiments.train_classifier OUT [option=value ...]      for example: OUT data=fashion-mnist epochs=2
+    python run.py experiment=train_classifier
 
-Not a Hydra experiment: it is run once for a data set, and its three files are committed with the package.
+It is run once for a data set, and its three files are committed with the package (pndm/metrics/data/<data>).
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
-import sys
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from experiments import records
 from pndm.data import Dataset, load, to_model, to_uint8
 from pndm.errors import OptionError
 from pndm.metrics.classifier import Classifier, ClassifierConfig, dump_classifier, load_classifier
@@ -164,13 +161,13 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
     out.mkdir(parents=True, exist_ok=True)
     trained = fit(config, train, device)
     seconds_training = time.perf_counter() - started
-    write_atomically(out / CLASSIFIER, dump_classifier(trained))
+    records.write(out / CLASSIFIER, dump_classifier(trained))
 
     shipped = load_classifier(out / CLASSIFIER).to(device)
     halves = [statistics_of(part, shipped) for part in train.images.chunk(2)]
     between_halves = frechet_distance(*halves)
     reference = halves[0].merge(halves[1])
-    write_atomically(out / STATISTICS, reference.dump())
+    records.write(out / STATISTICS, reference.dump())
     sanity = {
         name: {"n": len(images), "frechet_features": frechet_distance(statistics_of(images, shipped), reference)}
         for name, images in sanity_images(test).items()
@@ -194,53 +191,10 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
         "device": str(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    write_atomically(out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    records.write(out / RECORD, json.dumps(record, indent=2) + "\n")
     return record
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all: written aside in the same folder, then renamed."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # temporary files are private; this one is to be read by others
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _limited(data: Dataset, limit: int) -> Dataset:
     """The first `limit` images, or all."""
     return dataclasses.replace(data, images=data.images[:limit], labels=data.labels[:limit]) if limit else data
-
-
-def parse(arguments: list[str]) -> tuple[Path, ClassifierTrainConfig, str]:
-    """Command line: the output folder, then option=value; values are JSON or plain words. `device=` is one too."""
-    if not arguments:
-        raise OptionError(f"output folder is missing: {__doc__}")
-    out, *pairs = arguments
-    fields = {field.name for field in dataclasses.fields(ClassifierTrainConfig)}
-    options: dict[str, Any] = {"device": "cpu"}
-    read: Callable[[str], Any] = json.loads
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        if name not in fields | {"device"}:
-            raise OptionError(f"option {name!r} does not exist: {', '.join(sorted(fields))} and device are accepted")
-        try:
-            options[name] = read(text)
-        except json.JSONDecodeError:
-            options[name] = text
-    device = options.pop("device")
-    return Path(out), ClassifierTrainConfig(**options), device
-
-
-if __name__ == "__main__":
-    try:
-        folder, chosen, on = parse(sys.argv[1:])
-        result = train_classifier(chosen, folder, on)
-    except OptionError as error:
-        sys.exit(f"error: {error}")
-    print(json.dumps({"accuracy": result["accuracy"], "sanity": result["sanity"], "files": str(folder)}, indent=2))

@@ -36,3 +36,15 @@ def test_a_solver_of_your_own(registry, mixture, noise):
     )
     order = torch.log2((rough - fine).norm() / (fine - finer).norm()).item()
     assert order == pytest.approx(2, abs=0.15)
+
+
+def test_table_of_solvers_is_the_registry():
+    """Name, order and evaluations a step, as the README's table says and as the solvers do."""
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (\S+)[^|]*\| (\S+) \|$", text, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(pndm.solvers.names())
+    for name, order, cost in rows:
+        solver = pndm.solvers.create(name)
+        running = getattr(solver, "running_order", solver.order)
+        assert order == ("–" if solver.stochastic else str(running)), name
+        assert cost == ("adaptive" if solver.evaluations_per_step is None else str(solver.evaluations_per_step)), name

@@ -110,10 +110,14 @@ def test_learns_and_leaves_everything(tmp_path: Path, config: TrainConfig) -> No
     assert record["validation_loss"][-1][1] < 0.6 * record["validation_loss"][0][1]
     assert [point[0] for point in record["loss"]] == [20, 40, 60, 80, 100, 120]
     assert [point[0] for point in record["validation_loss"]] == list(range(12, 121, 12))
-    assert record["finished"] and record["images_seen"] == 1920 and record["seconds"] > 0
-    assert record["architecture"]["channels"] == [8, 16] and record["versions"]["torch"] == torch.__version__
+    assert record["finished"]
+    assert record["images_seen"] == 1920
+    assert record["seconds"] > 0
+    assert record["architecture"]["channels"] == [8, 16]
+    assert record["versions"]["torch"] == torch.__version__
     assert json.loads((tmp_path / "record.json").read_text()) == record
-    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (tmp_path / "loss.svg").read_bytes()
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (tmp_path / "loss.svg").read_bytes()
     model, metadata = load_checkpoint(tmp_path / "model.safetensors")
     assert model.config == ARCHITECTURE
     assert {"schedule": "linear", "predicts": "eps", "data": "mnist"}.items() <= metadata.items()
@@ -198,7 +202,8 @@ def test_finished_run_is_left_as_it_is_and_can_be_extended(tmp_path: Path, confi
     train(config, ARCHITECTURE, tmp_path)
     assert contents(tmp_path) == first
     record = train(dataclasses.replace(config, iterations=40), ARCHITECTURE, tmp_path)
-    assert record["iteration"] == 40 and record["finished"]
+    assert record["iteration"] == 40
+    assert record["finished"]
     assert_tidy(tmp_path)
     with pytest.raises(OptionError, match="iterations 20 is below the 40"):
         train(dataclasses.replace(config, iterations=20), ARCHITECTURE, tmp_path)
@@ -268,7 +273,8 @@ def test_failed_write_leaves_the_old_checkpoint(
         with pytest.raises(OptionError, match="No space left"):
             train(config, ARCHITECTURE, tmp_path)
     latest = training_state.latest(tmp_path)
-    assert latest is not None and latest.name == "checkpoint-00000002"
+    assert latest is not None
+    assert latest.name == "checkpoint-00000002"
     assert_tidy(tmp_path)
     (tmp_path / ".checkpoint-00000007.part").mkdir()  # what a kill in the middle of writing leaves
     (tmp_path / ".checkpoint-00000007.part" / "piece-0000.safetensors").write_bytes(b"half")
@@ -281,7 +287,8 @@ def test_pieces_are_small_and_put_together_again(tmp_path: Path, monkeypatch: py
     saved = {"a": {"w": torch.randn(40, 33), "b": torch.randn(3)}, "b": {"w": torch.randn(40, 33)}}
     checkpoint = training_state.save(tmp_path, saved, {"iteration": 1})
     pieces = list(checkpoint.glob("*.safetensors"))
-    assert len(pieces) > 10 and max(path.stat().st_size for path in pieces) < 1600
+    assert len(pieces) > 10
+    assert max(path.stat().st_size for path in pieces) < 1600
     read = {group: {name: torch.zeros_like(tensor) for name, tensor in names.items()} for group, names in saved.items()}
     training_state.load(checkpoint, read)
     assert all(torch.equal(read[group][name], saved[group][name]) for group in saved for name in saved[group])
@@ -292,7 +299,8 @@ def test_pieces_are_small_and_put_together_again(tmp_path: Path, monkeypatch: py
 def test_divergence_is_named_and_not_saved(tmp_path: Path, config: TrainConfig) -> None:
     with pytest.raises(ModelError, match=r"training has diverged.*lower lr"):
         train(dataclasses.replace(config, lr=1e30, warmup=0, grad_clip=0), ARCHITECTURE, tmp_path)
-    assert training_state.latest(tmp_path) is None and not (tmp_path / "model.safetensors").exists()
+    assert training_state.latest(tmp_path) is None
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -336,7 +344,8 @@ def test_batches(tmp_path: Path, config: TrainConfig) -> None:
     """Antithetic times, every image once in an epoch, and batches that depend on (seed, iteration) alone."""
     trainer = Trainer(config, ARCHITECTURE, tmp_path, CPU)
     x0, t, noise = trainer._batch(11)
-    assert torch.equal(t[:4] + t[4:], torch.full((4,), 999)) and x0.shape == noise.shape == (8, 1, 28, 28)
+    assert torch.equal(t[:4] + t[4:], torch.full((4,), 999))
+    assert x0.shape == noise.shape == (8, 1, 28, 28)
     trainer._batch(3)
     for mine, again in zip((x0, t, noise), trainer._batch(11), strict=True):
         assert torch.equal(mine, again)
@@ -351,12 +360,15 @@ def test_batches(tmp_path: Path, config: TrainConfig) -> None:
 def test_learning_rate() -> None:
     config = TrainConfig(lr=1.0, warmup=10, iterations=1010)
     rates = [learning_rate(config, i) for i in range(1010)]
-    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
-    assert rates[510] == pytest.approx(0.5) and 0 < rates[-1] < 1e-5
+    assert rates[0] == 0.1
+    assert rates[9] == rates[10] == 1.0
+    assert rates[510] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 1e-5
 
 
 def test_amp() -> None:
-    assert wants_bf16("bf16", CPU) and not wants_bf16("none", CPU)
+    assert wants_bf16("bf16", CPU)
+    assert not wants_bf16("none", CPU)
     flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     assert wants_bf16("auto", CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
@@ -373,5 +385,8 @@ def test_memory_layout() -> None:
 def test_curves_are_thinned() -> None:
     curve = [[float(i), 1.0 if i % 2 else 3.0] for i in range(1, 1401)]
     thinned = training_report.thin(curve)
-    assert len(thinned) <= 500 and thinned[-1][0] == 1400 and training_report.thin(curve[:500]) == curve[:500]
-    assert training_report.tail_mean(curve) == 2.0 and training_report.tail_mean([]) is None
+    assert len(thinned) <= 500
+    assert thinned[-1][0] == 1400
+    assert training_report.thin(curve[:500]) == curve[:500]
+    assert training_report.tail_mean(curve) == 2.0
+    assert training_report.tail_mean([]) is None

@@ -1,13 +1,12 @@
 """Training the feature classifier, in miniature."""
 
 import json
-import os
 
 import pytest
 import torch
 
 from experiments import train_classifier as module
-from experiments.train_classifier import ClassifierTrainConfig, augment, noise_images, parse, train_classifier
+from experiments.train_classifier import ClassifierTrainConfig, augment, noise_images, train_classifier
 from pndm.data import Dataset
 from pndm.errors import OptionError
 from pndm.metrics.frechet import GaussianStatistics, feature_batches, frechet_distance, load_feature_space
@@ -62,20 +61,6 @@ def test_same_seed_same_files(tmp_path):
     assert one["accuracy"]["n_test"] == 100
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    module.write_atomically(path, b"old")
-
-    def full_disk(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        module.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_diverging_run_stops_and_says_so(tmp_path):
     config = ClassifierTrainConfig(widths=(4, 6), epochs=3, batch=50, lr=1e30, bf16=False)
     with pytest.raises(OptionError, match=r"lr is 1e[+]30: the loss is no longer finite"):
@@ -111,13 +96,3 @@ def test_noise_images_are_reproducible_8_bit():
 def test_bad_options(option, value):
     with pytest.raises(OptionError, match=f"{option} is {value}"):
         ClassifierTrainConfig(**{option: value})
-
-
-def test_command_line():
-    out, config, device = parse(["somewhere", "epochs=2", "data=mnist", "widths=[4,8]", "flip=false", "device=cuda"])
-    assert (out.name, config.epochs, config.data, config.flip, device) == ("somewhere", 2, "mnist", False, "cuda")
-    assert list(config.widths) == [4, 8]
-    with pytest.raises(OptionError, match=r"option 'epoch' does not exist: .*epochs"):
-        parse(["somewhere", "epoch=2"])
-    with pytest.raises(OptionError, match="output folder is missing"):
-        parse([])
