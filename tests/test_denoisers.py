@@ -39,9 +39,7 @@ def test_every_prediction_gives_the_same_samples(mixture, noise, solver, schedul
     network = networks(eps, path)[predicts]
     options = {"solver": solver, "steps": 12, "schedule": path, "t_start": 0.97 * path.t_noise}
     wanted = solve(eps, noise, **options).x
-    torch.testing.assert_close(
-        solve(denoiser(network, predicts, path), noise, **options).x, wanted, rtol=0, atol=1e-10
-    )
+    torch.testing.assert_close(solve(denoiser(network, predicts, path), noise, **options).x, wanted, rtol=0, atol=1e-10)
     assert (solve(network, noise, **options).x - wanted).abs().max() > 0.01  # unconverted, it is another run
 
 
@@ -63,7 +61,7 @@ def test_denoiser_takes_images_and_keeps_their_dtype():
 
 
 def test_unknown_prediction():
-    with pytest.raises(OptionError, match="unknown prediction 'epsilon'.* known names are eps, v, x0"):
+    with pytest.raises(OptionError, match=r"unknown prediction 'epsilon'.* known names are eps, v, x0"):
         denoiser(lambda x, t: x, "epsilon", "linear")
 
 
@@ -76,6 +74,7 @@ def test_guidance_of_scale_1_is_the_conditional_and_of_0_the_unconditional(mixtu
 
 def test_guidance_of_two_gaussians_is_a_gaussian(vp, noise):
     """With unit deviations eps is linear in the mean, so the guided run samples around m_u + w (m_c - m_u)."""
+
     def gaussian(mean):
         return GaussianMixture(torch.ones(1), torch.tensor([mean], dtype=torch.float64), torch.ones(1))
 

@@ -14,7 +14,7 @@ from pndm.noise import SampleNoise, as_noise
 NAMES = solvers.names()
 FIXED = [name for name in NAMES if solvers.create(name).evaluations_per_step is not None]
 LINEAR, VP = schedules.create("linear"), schedules.create("vp_linear")
-ENDS = {"linear to -1": (LINEAR, None), "vp_linear to 0": (VP, 0.0), "vp_linear": (VP, None)}  # the first two: sigma = 0
+ENDS = {"linear to -1": (LINEAR, None), "vp_linear to 0": (VP, 0.0), "vp_linear": (VP, None)}  # sigma = 0 in two
 
 
 class Counting:
@@ -96,7 +96,7 @@ def test_a_number_that_is_not_finite_is_named_by_solver_step_evaluation_and_time
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
 def test_so_is_an_infinite_one(value):
-    with pytest.raises(ModelError, match="solver ddim, step 3, evaluation 3 of 5, at t = 0.6004$"):
+    with pytest.raises(ModelError, match=r"solver ddim, step 3, evaluation 3 of 5, at t = 0\.6004$"):
         solve(broken_at(3, value), draw(2, 3), solver="ddim", steps=5, schedule=VP)
 
 

@@ -1,4 +1,4 @@
-"""The transfer part: the manifold one on the true path and in the paper's own formula, the linear one as a derivative."""
+"""The transfer part: the manifold on the true path and in the paper's own formula, the linear one as a derivative."""
 
 import math
 

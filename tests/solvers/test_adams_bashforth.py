@@ -1,6 +1,7 @@
 """Multistep methods: against hand-written ones, start-ups and their cost, the order of every combination."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def straight(x, d, t, s):
 def written(move, direction, order, x, times):
     """The paper's Algorithm 2, with a Runge-Kutta start-up of the same order, for any transfer and direction."""
     history = []
-    for k, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+    for k, (t, s) in enumerate(pairwise(times)):
         e1 = direction(x, t)
         history.append(e1)
         if k < order - 1 and order == 4:

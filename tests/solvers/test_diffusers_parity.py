@@ -14,7 +14,7 @@ SCHEDULES = {
 }
 DDIM = {"clip_sample": False, "set_alpha_to_one": True}
 PNDM = {"set_alpha_to_one": True}
-DDPM = {"clip_sample": False}
+DDPM = {"clip_sample": False, "variance_type": "fixed_small"}
 
 PAIRS = {
     "ddim": ("ddim", {}, DDIMScheduler, DDIM, {}),
@@ -22,8 +22,10 @@ PAIRS = {
     "ddim of eta 0.3": ("ddim", {"eta": 0.3}, DDIMScheduler, DDIM, {"eta": 0.3}),
     "plms, rk": ("plms", {"startup": "rk"}, PNDMScheduler, {**PNDM, "skip_prk_steps": False}, {}),
     "plms, heun": ("plms", {"startup": "heun"}, PNDMScheduler, {**PNDM, "skip_prk_steps": True}, {}),
-    "ddpm": ("ddpm", {}, DDPMScheduler, {**DDPM, "variance_type": "fixed_small"}, {}),
-    "ddpm of large variance": ("ddpm", {"variance": "large"}, DDPMScheduler, {**DDPM, "variance_type": "fixed_large"}, {}),
+    "ddpm": ("ddpm", {}, DDPMScheduler, DDPM, {}),
+    "ddpm of large variance": (
+        "ddpm", {"variance": "large"}, DDPMScheduler, {**DDPM, "variance_type": "fixed_large"}, {}
+    ),
 }  # fmt: skip
 # With a last timestep other than 0, diffusers adds noise of large variance to the clean sample.
 CASES = [(pair, grid) for pair in PAIRS for grid in ("leading", "trailing")]

@@ -1,6 +1,7 @@
 """Single-step methods: against hand-written ones, on one data point, the order of every pair, the clean end."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def written(name, model):
 @pytest.mark.parametrize("name", ["euler", "heun", "rk4", "pseudo_euler", "pseudo_heun", "prk"])
 def test_equals_the_method_as_written(name, mixture, noise):
     x, step = noise, written(name, mixture)
-    for t, s in zip(TIMES, TIMES[1:], strict=False):
+    for t, s in pairwise(TIMES):
         x = step(x, t, s)
     torch.testing.assert_close(solve(mixture, noise, solver=name, schedule=VP, grid=TIMES).x, x, rtol=0, atol=1e-11)
 
