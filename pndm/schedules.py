@@ -267,9 +267,7 @@ class VPLinear(Schedule):
     def t_of_log_alpha(self, log_alpha: Time) -> Time:
         slope = self.beta_max - self.beta_min
         # The root of slope t^2 + 2 beta_min t + 4 log_alpha = 0, in the form without cancellation near t = 0.
-        t = -4 * log_alpha / (self.beta_min + _math(log_alpha).sqrt(self.beta_min**2 - 4 * slope * log_alpha))
-        if isinstance(t, torch.Tensor):
-            return t.clamp(0.0, self.t_noise)
-        if isinstance(t, np.ndarray):
+        t: Any = -4 * log_alpha / (self.beta_min + _math(log_alpha).sqrt(self.beta_min**2 - 4 * slope * log_alpha))
+        if isinstance(log_alpha, np.ndarray) or isinstance(log_alpha, torch.Tensor):  # noqa: SIM101  (for mypy)
             return t.clip(0.0, self.t_noise)
         return min(max(t, 0.0), self.t_noise)

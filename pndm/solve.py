@@ -51,7 +51,8 @@ def solve(
 ) -> Solution:
     """Carry the state x from the noise end to the clean end with a numerical method.
 
-    model: model(x, t) -> eps, any callable; x is (B, *shape), t is (B,) in the schedule's time, eps is shaped like x.
+    model: model(x, t) -> eps, any callable; x is (B, *shape), t is (B,) in the schedule's time, eps is shaped like x
+        and a tensor of its own, not a buffer that the next call overwrites: multistep solvers keep it.
         For a network that predicts x0 or v, see `pndm.denoisers`.
     x: the state at t_start, shape (B, *shape), any float dtype; the run keeps its dtype and device.
     solver, schedule, grid: a registered name or an object; `grid` also the decreasing times themselves.

@@ -93,7 +93,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")  # no two writers share it, on any machine
     try:
         with open(aside, "wb") as file:
             file.write(data)

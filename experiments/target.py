@@ -1,0 +1,124 @@
+"""What solvers are measured on: an exact problem (`problem=circle`), or the network of `model` (`problem=none`).
+
+Also what the studies of solvers share: lists of solvers and grids, the starting noise, the reference solution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from experiments import build
+from experiments.config import GROUPS, create
+from experiments.reference_cache import Cache
+from pndm import reference
+from pndm.denoisers import Model
+from pndm.errors import OptionError
+from pndm.models import pretrained
+from pndm.models.problems import Problem, problems
+from pndm.noise import SampleNoise
+from pndm.reference import Reference
+from pndm.registry import Registry
+from pndm.schedules import Schedule
+from pndm.solvers import Solver
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model of eps on a schedule, between two times; `identity` is all that determines its answers."""
+
+    name: str
+    model: Model
+    shape: tuple[int, ...]
+    schedule: Schedule
+    start: float
+    end: float
+    dtype: torch.dtype
+    device: torch.device
+    identity: dict[str, Any]
+    problem: Problem | None
+
+    def noise(self, seed: int, samples: int) -> Tensor:
+        """The starting states of samples 0, 1, ..., the same that a sampling run has."""
+        return SampleNoise(seed, range(samples)).draw(self.shape, self.dtype, self.device)
+
+    def reference(self, x: Tensor, times: np.ndarray, tolerance: float | None, cache: Cache) -> Reference:
+        """The true solution through x at times[0]; from the cache where it is there."""
+        make = reference.exact if self.problem else reference.self_converged
+        options = {} if tolerance is None else {"tolerance": tolerance}
+        return cache.get(make, self.model, x, self.schedule, times, identity=self.identity, **options)
+
+
+def make(cfg: DictConfig) -> Target:
+    """The target of a configuration. Raises OptionError for a problem or checkpoint that cannot be used."""
+    schedule: Schedule = create(GROUPS["schedule"], cfg.schedule)
+    start = schedule.t_noise if cfg.t_start is None else cfg.t_start
+    end = schedule.t_clean if cfg.t_end is None else cfg.t_end
+    dtype, device = build.dtype(cfg), build.device(cfg)
+    problem = make_problem(cfg)
+    if problem is not None:
+        name, model, shape, identity = problem.name, problem.eps(schedule), problem.shape, problem.identity()
+    else:
+        trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
+        name, model, shape = cfg.model.name, trained.eps(schedule), trained.shape
+        identity = {"weights": digest(trained.network.state_dict()), "predicts": trained.predicts}
+    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem)
+
+
+def make_problem(cfg: DictConfig) -> Problem | None:
+    """The chosen problem; None for problem=none."""
+    return None if cfg.problem.name == "none" else create(problems, cfg.problem)
+
+
+def chosen(registry: Registry[Any], wanted: Any) -> dict[str, Any]:
+    """Objects by label from a list of names, or of names with options as in {name: rho_ab, order: 3}.
+
+    The label is the name, followed by the options that were given.
+    """
+    made: dict[str, Any] = {}
+    for one in OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted:
+        options = dict(one) if isinstance(one, dict) else {"name": one}
+        if not isinstance(options.get("name"), str):
+            raise OptionError(f"{registry.kind} {one!r} must be a name, or options with a name as in "
+                              f"{{name: {registry.names()[0]}, ...}}")  # fmt: skip
+        name = options.pop("name")
+        label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+        if label in made:
+            raise OptionError(f"{registry.kind} {label!r} is listed twice")
+        made[label] = registry.create(name, **options)
+    if not made:
+        raise OptionError(f"give at least one {registry.kind}")
+    return made
+
+
+def refuse_stochastic(solvers: dict[str, Solver]) -> None:
+    """Raise OptionError for a solver whose result the starting noise does not determine."""
+    for label, solver in solvers.items():
+        if solver.stochastic:
+            raise OptionError(f"solver {label!r} draws noise on the way, so it has no error against a reference "
+                              "solution: leave it out")  # fmt: skip
+
+
+def check_common(cfg: DictConfig) -> None:
+    """What all studies check before they start."""
+    if cfg.experiment.tolerance is not None and not cfg.experiment.tolerance > 0:
+        raise OptionError(f"experiment.tolerance={cfg.experiment.tolerance} must be positive")
+    problem = make_problem(cfg)
+    if problem is not None and cfg.dtype in ("bfloat16", "float16"):
+        raise OptionError(f"dtype={cfg.dtype} is not for exact problems: use float64, or float32 to see its rounding")
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 of tensors with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,137 @@
+"""Reference solutions: against the closed form, against each other, and honest about how far they came."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pndm import reference, schedules
+from pndm.errors import ModelError, OptionError
+from pndm.models import problems
+from pndm.models.mixture import Gaussian
+from pndm.reference import exact, refined, rmse, self_converged
+from pndm.schedules import Schedule
+
+F64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def start() -> Tensor:
+    return torch.randn(5, 8, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("schedule", ["vp_linear", "linear", "cosine"])
+def test_exact_equals_the_closed_form_of_a_gaussian(start, schedule: str):
+    path = schedules.create(schedule)
+    problem = problems.create("gaussian")
+    model: Gaussian = problem.build(path)
+    times = np.array([path.t_noise, path.t_of_rho(2.0), path.t_of_rho(0.3), path.t_of_rho(0.02)])
+    found = exact(model, start, path, times)
+    for t, state in zip(times, found.states, strict=True):
+        assert (state - model.flow(start, times[0], float(t))).abs().max() < 1e-10
+    assert found.difference < 1e-10
+    assert (found.converged, found.tolerance) == (True, 1e-12)
+    assert torch.equal(found.x, found.states[-1])
+    assert torch.allclose(found.states[0], start, atol=1e-14)
+
+
+def test_exact_into_a_time_without_noise(start):
+    path = schedules.create("linear")
+    model = problems.create("gaussian", smallest=0.2).build(path)
+    found = exact(model, start, path, np.array([999.0, -1.0]))
+    along = (start - path.alpha(999.0) * model.mean) @ model.axes
+    scaled = along * (model.variances / (path.alpha(999.0) ** 2 * model.variances + path.sigma(999.0) ** 2)).sqrt()
+    assert (found.x - (model.mean + scaled @ model.axes.T)).abs().max() < 1e-9
+
+
+def test_states_on_the_way_do_not_depend_on_how_many_are_asked_for(vp, mixture, noise):
+    few = exact(mixture, noise, vp, np.array([1.0, 0.3, 0.01]))
+    many = exact(mixture, noise, vp, np.sort(np.append(np.linspace(1.0, 0.01, 100), 0.3))[::-1])
+    at = int(np.argmin(np.abs(many.times - 0.3)))
+    assert (many.states[at] - few.states[1]).abs().max() < 1e-11
+    assert (many.x - few.x).abs().max() < 1e-11
+
+
+def test_difference_tells_the_error(vp, mixture, noise):
+    true = exact(mixture, noise, vp, np.array([1.0, 0.01])).x
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        found = exact(mixture, noise, vp, np.array([1.0, 0.01]), tolerance=tolerance)
+        assert rmse(found.x, true) < found.difference < 1e4 * tolerance
+
+
+def test_self_converged_comes_to_the_exact_solution(vp, mixture, noise):
+    times = np.array([1.0, 0.5, 0.01])
+    true = exact(mixture, noise, vp, times)
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        found = self_converged(mixture, noise, vp, times, tolerance=tolerance, first=20)
+        assert found.converged
+        assert found.difference <= tolerance
+        for state, expected in zip(found.states, true.states, strict=True):
+            assert rmse(state, expected) < tolerance
+    assert found.nfe > 40
+
+
+def test_self_converged_says_when_it_did_not(vp, mixture, noise):
+    found = self_converged(mixture, noise, vp, np.array([1.0, 0.01]), tolerance=1e-12, first=10, most=40)
+    assert not found.converged
+    assert found.difference > 1e-12
+    assert found.nfe == 40 + 6, "the Runge-Kutta start-up of order 3 costs six more"
+
+
+def test_self_converged_keeps_the_precision_of_the_state(vp, mixture, noise):
+    found = self_converged(mixture, noise.float(), vp, np.array([1.0, 0.01]), tolerance=1e-4, first=50)
+    assert found.states.dtype == F64
+    assert 1e-8 < rmse(found.x, exact(mixture, noise, vp, np.array([1.0, 0.01])).x) < 1e-4
+
+
+def test_last_step_of_a_network_goes_straight_from_the_least_trained_noise(mixture, noise):
+    path = schedules.create("linear")
+    asked = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(float(t[0]))
+        return problems.create("mixture").eps(path)(x, t)
+
+    self_converged(network, noise, path, np.array([999.0, -1.0]), tolerance=0.1, first=10)
+    assert min(asked) == 0.0
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.01], [1.0, 0.8, 0.79, 0.01], [1.0, 0.5, 0.0]])
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_refined_times_hold_the_given_ones(vp: Schedule, times: list[float], steps: int):
+    grid, places = refined(vp, np.array(times), steps)
+    assert np.all(np.diff(grid) < 0)
+    assert grid[0] == times[0]
+    assert [grid[k] for k in sorted(places)] == times[1:]
+    assert abs(len(grid) - steps) <= len(times) + 1
+    within = grid[grid > 0]
+    gaps = np.diff([vp.lam(t) for t in within])
+    if steps == 100 and len(times) == 2:
+        assert np.allclose(gaps, gaps[0])
+
+
+@pytest.mark.parametrize("make", [exact, self_converged])
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, math.nan])
+def test_tolerance_must_be_positive(vp, mixture, noise, make, tolerance: float):
+    with pytest.raises(OptionError, match=r"the reference's tolerance=.* must be positive"):
+        make(mixture, noise, vp, np.array([1.0, 0.01]), tolerance=tolerance)
+
+
+def test_most_below_two_runs(vp, mixture, noise):
+    with pytest.raises(OptionError, match="most=15 must be at least twice first=10"):
+        self_converged(mixture, noise, vp, np.array([1.0, 0.01]), first=10, most=15)
+
+
+@pytest.mark.parametrize("make", [exact, self_converged])
+def test_a_model_that_returns_nan(vp, noise, make):
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return x / 0 if float(t[0]) < 0.5 else x
+
+    with pytest.raises(ModelError, match="the model returned NaN or infinity"):
+        make(model, noise, vp, np.array([1.0, 0.01]))
+
+
+def test_methods_are_named():
+    assert set(reference.METHODS) == {"exact", "self_converged"}
