@@ -6,6 +6,7 @@ a mistake is one sentence and exit code 2, and comes before the first job and no
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import re
@@ -26,7 +27,8 @@ from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
-FILE_GROUPS = ("model", "metric", "experiment")
+FILE_GROUPS = ("model", "metric", "problem", "experiment")
+ON_PROBLEMS = ("convergence",)  # the experiments that can take a problem in place of a network
 DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
             for key, value in entry.items()}  # fmt: skip
 
@@ -132,6 +134,17 @@ def check(overrides: list[str]) -> None:
         raise OptionError(_reason(error)) from None
     _check_writable(Path(cfg.output))
     build.check(cfg)
+    name = cfg.experiment.name
+    if name not in ON_PROBLEMS:
+        if cfg.problem.name != "none":
+            raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
+                              f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
+        return
+    study = importlib.import_module(f"experiments.{name}")
+    for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):
+        if key in study.UNUSED:
+            raise OptionError(f"{key}= has no effect in experiment={name}: use {study.UNUSED[key]}")
+    study.check(cfg)
 
 
 def _check_writable(folder: Path) -> None:
@@ -164,16 +177,17 @@ def _hydra_main(cfg: DictConfig) -> None:
     """One job. Errors of the user or the model end the program here, before Hydra makes a traceback of them."""
     out = Path(HydraConfig.get().runtime.output_dir)
     try:
-        {"sample": _sample, "train": _train, "train_classifier": _train_classifier}[cfg.experiment.name](cfg, out)
+        run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
+        run(cfg, out)
     except (OptionError, ModelError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _sample(cfg: DictConfig, out: Path) -> None:
-    from experiments.sample import sample
-
-    sample(cfg, out)
+def _by_name(cfg: DictConfig, out: Path) -> None:
+    """The function that has the name of its module and of the experiment."""
+    name = cfg.experiment.name
+    getattr(importlib.import_module(f"experiments.{name}"), name)(cfg, out)
 
 
 def _train(cfg: DictConfig, out: Path) -> None:

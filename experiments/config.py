@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 import pndm
 from experiments.train import TrainConfig
 from experiments.train_classifier import ClassifierTrainConfig
+from pndm.models.problems import problems
 from pndm.registry import Registry
 
 GROUPS: dict[str, Registry[Any]] = {
@@ -66,8 +67,28 @@ class ClassifierExperiment(ClassifierTrainConfig):
     name: str = "train_classifier"
 
 
+@dataclass
+class Study:
+    """What experiments that measure solvers against a reference solution have in common."""
+
+    name: str = MISSING
+    solvers: list[Any] = MISSING  # names, or names with options as in {name: rho_ab, order: 3}
+    tolerance: float | None = None  # of the reference solution; null: 1e-12 for exact problems, 2e-4 for networks
+    cache: str | None = "outputs/.references"  # where reference solutions are kept; null: nowhere
+
+
+@dataclass
+class ConvergenceExperiment(Study):
+    """Measure the order of solvers."""
+
+    name: str = "convergence"
+    steps: list[int] = MISSING
+    local: bool = True  # also the error of a single step
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
+    "convergence": ConvergenceExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
 }
@@ -82,6 +103,7 @@ class Config:
     grid: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     metric: MetricConfig = field(default_factory=MetricConfig)
+    problem: Any = MISSING
     experiment: Any = MISSING
     steps: int = 50
     samples: int = 64
@@ -102,6 +124,8 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for name, node in EXPERIMENTS.items():
         store.store(group="experiment_schema", name=name, node=node)
+    for name in problems.names():
+        store.store(group="problem_schema", name=name, node=choice(problems, name))
     for group, registry in GROUPS.items():
         for name in registry.names():
             store.store(group=group, name=name, node=choice(registry, name))

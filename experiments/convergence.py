@@ -222,10 +222,9 @@ def report(record: dict[str, Any]) -> str:
             measured = f"{order['value']:.2f} [{order['low']:.2f}, {order['high']:.2f}]"
             measured += "" if order["asymptotic"] else " bends"
             span = f"{order['steps'][0]}-{order['steps'][-1]}"
-        lines.append(
-            f"{entry['solver']:26} {promised:>10}   {measured:27} {span:>10}   "
-            f"{f'{local["value"]:.2f}' if local else '-':>9} {best['error']:11.2e} {best['nfe']:>7}"
-        )
+        of_step = f"{local['value']:.2f}" if local else "-"
+        lines.append(f"{entry['solver']:26} {promised:>10}   {measured:27} {span:>10}   {of_step:>9} "
+                     f"{best['error']:11.2e} {best['nfe']:>7}")  # fmt: skip
     truth = record["reference"]
     lines += [
         "documented: of the ordinary steps, and in brackets with the start-up; of a step: its local error's, ideally "

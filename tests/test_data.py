@@ -53,9 +53,13 @@ LABELS = (np.arange(COUNT) % 10).astype(np.uint8)
 def test_idx(tmp_path: Path, name: str, zipped: bool) -> None:
     write_idx(tmp_path / "d", images(), LABELS, zipped=zipped)
     read = data.load(name, tmp_path / "d")
-    assert read.images.shape == (COUNT, 1, 28, 28) and read.images.dtype == torch.uint8
-    assert read.labels.dtype == torch.int64 and len(read.classes) == 10 and len(read) == COUNT
-    assert np.array_equal(read.images[:, 0].numpy(), images()) and read.labels.tolist() == LABELS.tolist()
+    assert read.images.shape == (COUNT, 1, 28, 28)
+    assert read.images.dtype == torch.uint8
+    assert read.labels.dtype == torch.int64
+    assert len(read.classes) == 10
+    assert len(read) == COUNT
+    assert np.array_equal(read.images[:, 0].numpy(), images())
+    assert read.labels.tolist() == LABELS.tolist()
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +87,8 @@ def test_cifar10_binary(tmp_path: Path, split: str, subfolder: str) -> None:
     read = data.load("cifar10", tmp_path, split)
     assert read.images.shape == (COUNT, 3, 32, 32)
     assert np.array_equal(read.images[7, 2].numpy().ravel(), table[7, 1 + 2048 :])  # the blue plane is the last
-    assert read.labels.tolist() == LABELS.tolist() and read.classes[0] == "airplane"
+    assert read.labels.tolist() == LABELS.tolist()
+    assert read.classes[0] == "airplane"
 
 
 def test_cifar10_pickles_are_refused(tmp_path: Path) -> None:
@@ -163,10 +168,13 @@ def test_truncated_cifar10_is_refused(tmp_path: Path) -> None:
 def test_pixels_there_and_back(dtype: torch.dtype) -> None:
     pixels = torch.arange(256, dtype=torch.uint8)
     x = data.to_model(pixels)
-    assert x[0] == -1 and x[-1] == 1 and x.dtype == torch.float32
+    assert x[0] == -1
+    assert x[-1] == 1
+    assert x.dtype == torch.float32
     if dtype != torch.bfloat16:  # whose steps near 1 are larger than a pixel's
         assert torch.equal(data.to_uint8(x.to(dtype)), pixels)
     given = torch.tensor([-7.0, -1.001, 0.0, 1.5], dtype=dtype)
     kept = given.clone()
     assert data.to_uint8(given).tolist() == [0, 0, 128, 255]
-    assert torch.equal(given, kept) and pixels[3] == 3  # neither direction writes into what it is given
+    assert torch.equal(given, kept)
+    assert pixels[3] == 3

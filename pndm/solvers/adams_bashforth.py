@@ -66,8 +66,9 @@ class AdamsBashforth(Solver):
     Evaluations a step: 1. Sources: PNDM, section 3.3, formula 12 and Algorithm 2; DEIS, Zhang & Chen 2023;
     DPM-Solver++, Lu et al. 2022; iPNDM, Zhang & Chen 2023, appendix; variable steps: Hairer, Norsett & Wanner, chapter
     III.5. Shapes: x (B, *shape), any float dtype; keeps order - 1 directions of that shape.
-    Fails: clock steps on a grid of unequal steps has order 1. High order on few steps extrapolates beyond what the
-    evaluations tell. With x0 and clock lam, a step into sigma = 0 has order 1, as lam is infinite there.
+    Fails: clock steps has order 1 where neighbouring steps stay unequal (on smoothly graded grids such as karras, 2).
+    High order on few steps extrapolates beyond what the evaluations tell. With x0 and clock lam, a step into sigma = 0
+    has order 1, as lam is infinite there.
     """
 
     evaluations_per_step = 1

@@ -103,7 +103,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
         monkeypatch.setattr(checkpoint, "open", lambda path, mode: FullDisk(path), raising=False)
     else:
         monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OptionError, match="cannot be written .No space left on device"):
+    with pytest.raises(OptionError, match=r"cannot be written .No space left on device"):
         save_checkpoint(path, model, half=True)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -159,7 +159,7 @@ def test_pickles_are_refused_unopened(tmp_path: Path, kind: str) -> None:
         path.write_bytes(pickle.dumps(Bomb()))
     else:
         torch.save({"bomb": Bomb()}, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(OptionError, match="is a pickle .* convert it to safetensors"):
+    with pytest.raises(OptionError, match=r"is a pickle .* convert it to safetensors"):
         load_checkpoint(path)
 
 
@@ -187,7 +187,7 @@ def rewrite(path: Path, tensors: dict | None = None, **changes: object) -> None:
 
 def test_other_format(path: Path) -> None:
     rewrite(path, format=2)
-    with pytest.raises(OptionError, match="has format 2.*reads format 1"):
+    with pytest.raises(OptionError, match=r"has format 2.*reads format 1"):
         load_checkpoint(path)
 
 
@@ -227,6 +227,6 @@ def test_unwritable(tmp_path: Path, model: UNet) -> None:
 def test_weight_beyond_half_precision(tmp_path: Path, model: UNet) -> None:
     with torch.no_grad():
         model.conv_in.weight[0] = 1e6
-    with pytest.raises(OptionError, match="conv_in.weight does not fit half precision"):
+    with pytest.raises(OptionError, match=r"conv_in.weight does not fit half precision"):
         save_checkpoint(tmp_path / "model.safetensors", model, half=True)
     assert not list(tmp_path.iterdir())
