@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from experiments import figures
+from pndm.reference import METHODS
 
-TRIANGLE = math.log(2)  # its width, in natural logarithms
+FAN = 3.0  # from the left to the right end of the slope triangles
 
 
 def against_cost(record: dict[str, Any]) -> Any:
     """Error against steps and against evaluations: log-log, slope triangles, one colour a solver, the floor shaded."""
     figure = figures.new_figure(11.5, 5.2)
     left, right = figure.subplots(1, 2, sharey=True)
-    curves(left, record, "steps", "error")
-    curves(right, record, "nfe", "error")
-    triangles(left, record, "order", "error")
+    curves(left, record, "steps", "error", record["floor"])
+    curves(right, record, "nfe", "error", record["floor"])
+    triangles(left, record, "order", "error", record["floor"])
     left.set(xlabel="steps", ylabel="error (RMS against the reference)")
     right.set(xlabel="network evaluations (nfe)")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -28,8 +28,8 @@ def local(record: dict[str, Any]) -> Any:
     """The error of the step in the middle, made from exact states, against steps."""
     figure = figures.new_figure(7.6, 5.2)
     axes = figure.add_subplot()
-    curves(axes, record, "steps", "local_error")
-    triangles(axes, record, "local_order", "local_error")
+    curves(axes, record, "steps", "local_error", record["local_floor"])
+    triangles(axes, record, "local_order", "local_error", record["local_floor"])
     axes.set(xlabel="steps", ylabel="error of the middle step (RMS)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title(record))
@@ -45,7 +45,7 @@ def title(record: dict[str, Any]) -> str:
     )
 
 
-def curves(axes: Any, record: dict[str, Any], cost: str, column: str) -> None:
+def curves(axes: Any, record: dict[str, Any], cost: str, column: str, floor: float) -> None:
     """One line a solver, and the floor."""
     for i, entry in enumerate(record["orders"]):
         rows = [row for row in record["rows"] if row["solver"] == entry["solver"] and row[column]]
@@ -65,37 +65,32 @@ def curves(axes: Any, record: dict[str, Any], cost: str, column: str) -> None:
         axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
     shown = [row[column] for row in record["rows"] if row[column]]
-    low = min([*shown, record["floor"]])
+    low = min([*shown, floor])
     high = min(max(shown, default=1.0), 30.0)
     axes.set_ylim(low / 4, high * 3)
-    axes.axhspan(low / 4, record["floor"], color="0.85", lw=0, zorder=0)
-    axes.annotate("rounding floor", (0.02, record["floor"]), (0, -3), xycoords=("axes fraction", "data"),
+    axes.axhspan(low / 4, floor, color="0.85", lw=0, zorder=0)
+    below = "rounding floor" if record["reference"]["method"] == METHODS["exact"] else "the reference's own error"
+    axes.annotate(below, (0.02, floor), (0, -3), xycoords=("axes fraction", "data"),
                   textcoords="offset points", va="top", fontsize=8, color="0.35")  # fmt: skip
     axes.grid(alpha=0.3)
 
 
-def triangles(axes: Any, record: dict[str, Any], which: str, column: str) -> None:
-    """One slope triangle for each order that was measured, under the lowest curve that shows it."""
-    lowest: dict[int, tuple[float, float]] = {}
-    for entry in record["orders"]:
-        order = entry[which]
-        if order is None or not order["asymptotic"] or abs(order["value"] - round(order["value"])) > 0.25:
-            continue
-        steps = order["steps"]
-        points = {row["steps"]: row[column] for row in record["rows"] if row["solver"] == entry["solver"]}
-        at = steps[len(steps) // 2]
-        slope = round(order["value"])
-        if slope not in lowest or points[at] < points_at(lowest[slope], at, slope):
-            lowest[slope] = (at, points[at])
-    for slope, (at, error) in lowest.items():
-        x0, x1 = at / math.exp(TRIANGLE / 2), at * math.exp(TRIANGLE / 2)
-        top = error * (at / x0) ** slope / 2.2
-        bottom = top * (x0 / x1) ** slope
-        axes.plot([x0, x0, x1, x0], [top, bottom, bottom, top], color="0.25", lw=0.9, zorder=1)
-        axes.annotate(str(slope), (x0, math.sqrt(top * bottom)), (-3, 0), textcoords="offset points", ha="right",
-                      va="center", fontsize=9, color="0.25")  # fmt: skip
-
-
-def points_at(point: tuple[float, float], at: float, slope: int) -> float:
-    """The error at `at` steps on the line of that slope through a point."""
-    return point[1] * (point[0] / at) ** slope
+def triangles(axes: Any, record: dict[str, Any], which: str, column: str, floor: float) -> None:
+    """A fan of slope triangles, one for each order that was measured, in the corner below the curves."""
+    found = [entry[which]["value"] for entry in record["orders"] if entry[which] and entry[which]["asymptotic"]]
+    slopes = sorted({round(value) for value in found if abs(value - round(value)) < 0.25 and value > 0.5})
+    rows = [row for row in record["rows"] if row[column]]
+    if not slopes:
+        return
+    left = min(row["steps"] for row in rows) * 1.15
+    lowest = min(row[column] for row in rows if row["steps"] <= 1.5 * FAN * left) / 3
+    fan = min(FAN, (lowest / (2 * floor)) ** (1 / slopes[-1]))  # as wide as there is room above the floor
+    if fan < 1.5:
+        return
+    right, top = left * fan, min(lowest, 6 * floor * fan ** slopes[-1])
+    for slope in slopes:
+        bottom = top * (left / right) ** slope
+        axes.fill([left, right, right], [top, top, bottom], color="0.3", alpha=0.12, lw=0, zorder=1)
+        axes.plot([left, right, right, left], [top, top, bottom, top], color="0.3", lw=0.8, zorder=1)
+        axes.annotate(f"order {slope}", (right, bottom), (3, 0), textcoords="offset points", ha="left", va="center",
+                      fontsize=8, color="0.25")  # fmt: skip

@@ -15,7 +15,8 @@ COLOURS = {
     "prk": "#ff7f0e", "pseudo_heun": "#bcbd22", "euler": "#7f7f7f", "heun": "#8c564b", "rk4": "#17becf",
     "ab4": "#e377c2", "ddpm": "#aec7e8", "pf_ode": "#000000",
     "unipc": "#005f73", "dpm_solver_2": "#ca6702", "dpm_solver_3": "#9b2226", "edm_heun": "#606c38",
-    "sde_dpmpp_2m": "#b565a7", "adaptive": "#3a0ca3",
+    "sde_dpmpp_2m": "#b565a7", "adaptive": "#3a0ca3", "deis": "#d4a017", "dpmpp_2m": "#1b3a8a", "dpmpp_3m": "#6f86d6",
+    "ipndm": "#f08080", "rho_ab": "#3d2b1f", "rho_rk4": "#7cb518", "adams_bashforth": "#5c4d7d",
 }  # fmt: skip
 SPARE = ("#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#dbdb8d", "#9edae5", "#ffbb78")
 MARKERS = "os^Dv<>Ph*X"

@@ -150,7 +150,9 @@ def _sha256(*arrays: np.ndarray) -> str:
 def _code() -> str:
     """The sha256 of the sources through which a reference solution is computed."""
     package = Path(pndm.__file__).parent
-    files = [package / f"{name}.py" for name in ("reference", "schedules", "clocks", "transfer", "gradient", "denoisers")]
+    files = [
+        package / f"{name}.py" for name in ("reference", "schedules", "clocks", "transfer", "gradient", "denoisers")
+    ]
     files += [package / "solvers" / f"{name}.py" for name in ("base", "adams_bashforth", "runge_kutta")]
     files += sorted((package / "models").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -24,13 +24,15 @@ class Solution:
     """What a run gives.
 
     x: the state at the last time, shape (B, *shape). nfe: network evaluations spent (each on the whole batch).
-    times: the grid, shape (steps + 1,). trajectory: the states at those times, (steps + 1, B, *shape), when asked for.
+    times: the grid, shape (steps + 1,); of an adaptive solver the times it chose, with `rejected` more steps tried.
+    trajectory: the states at those times, (steps + 1, B, *shape), when asked for.
     """
 
     x: Tensor
     nfe: int
     times: np.ndarray
     trajectory: Tensor | None = None
+    rejected: int = 0
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def solve(
     finally:
         if progress is True:
             bar.close()
-    return Solution(x, asked.nfe, run.times, torch.stack(states) if states is not None else None)
+    return Solution(x, asked.nfe, run.times, torch.stack(states) if states else None, getattr(run, "rejected", 0))
 
 
 class _Evaluator:

@@ -21,7 +21,7 @@ class DPMSolver3(Solver):
     the third: the terms with (e^h - 1)/h - 1 of the paper are these lines' integrals.
     transfer: manifold (eps: DPM-Solver-3) or data (x0: DPM-Solver++(3S)).
     Order: 3. Evaluations a step: 3; 1 for a step into sigma = 0. Source: Lu et al. 2022 (DPM-Solver), Algorithm 2 with
-    r1 = 1/3, r2 = 2/3; for x0 Lu et al. 2022 (DPM-Solver++), appendix. Shapes: x (B, *shape), any float dtype.
+    r1 = 1/3, r2 = 2/3; for x0 DPM-Solver++(3S) of its successor. Shapes: x (B, *shape), any float dtype.
     Fails: a step into sigma = 0, where lam is infinite, is Euler's. The noise end needs steps of less than about 1 in
     lam before the order shows.
     """

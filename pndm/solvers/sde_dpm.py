@@ -21,8 +21,8 @@ class SDEDPMPP2M(Solver):
     D is the line in lam through the last two x0, taken halfway (midpoint, the paper) or averaged over the step with the
     SDE's own weight (heun, the exact integral).
     Order: 0 (stochastic); without its noise the drift is integrated to order 2. Evaluations a step: 1.
-    Source: Lu et al. 2022 (DPM-Solver++), SDE-DPM-Solver++(2M) of its appendix. Shapes: x (B, *shape), any float dtype;
-    keeps 2 directions of that shape.
+    Source: Lu et al. 2022 (DPM-Solver++), SDE-DPM-Solver++(2M). Shapes: x (B, *shape), any float dtype; keeps 2
+    directions of that shape.
     Fails: below some 20 steps the line reaches far past what the evaluations tell. The first step, and one into
     sigma = 0, which is D itself, have order 1.
     """

@@ -29,7 +29,7 @@ class UniPC(Solver):
     final_order: the highest order of the last step; the one before may have one more, and so on (0: no limit).
     first: analytic answers the first question by sigma x instead of the network; `Solver.guess` says what that costs.
     Order: one more than `order`, since each state but the last is corrected; at most 3, as the first step is Euler's
-    with UniC-1 after it. Evaluations a step: 1. Source: Zhao et al. 2023, Algorithms 1 and 2, equations 3 and 9.
+    with UniC-1 after it. Evaluations a step: 1. Source: Zhao et al. 2023 (UniPC), Algorithms 1 (UniC) and 2 (UniP).
     Shapes: x (B, *shape), any float dtype; keeps `order` directions and one state of that shape.
     Fails: states on the way are predictions, not yet corrected. Order 3 extrapolates wildly on few large steps (cap it
     with final_order). A step into sigma = 0 has order 1, as lam is infinite there.
