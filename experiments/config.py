@@ -86,9 +86,21 @@ class ConvergenceExperiment(Study):
     local: bool = True  # also the error of a single step
 
 
+@dataclass
+class WorkPrecisionExperiment(Study):
+    """Measure what solvers on grids achieve for their cost."""
+
+    name: str = "work_precision"
+    grids: list[Any] = MISSING  # names, or names with options as in {name: karras, power: 5}
+    evaluations: list[int] = MISSING  # budgets
+    tolerances: list[float] = MISSING  # of solvers that choose their own steps
+    repeats: int = 5  # the seconds are those of the fastest of so many runs, or fewer where they take long
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
     "convergence": ConvergenceExperiment,
+    "work_precision": WorkPrecisionExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
 }

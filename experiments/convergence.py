@@ -1,10 +1,11 @@
 """How fast solvers converge: `python run.py experiment=convergence problem=mixture`.
 
 Every solver runs at every number of steps from the same noise. Its error is the root mean square over samples and
-their numbers against the reference solution (the table on disk has the median over samples too: where single samples end
-elsewhere altogether, as on a data set, the two differ). Its local error is that of one step, the one in the middle of the grid,
-made from exact states: the steps before it are made from the exact solution too, so that a multistep method's history
-is what it would be without error. (UniPC corrects a step in the next one; of its step only the prediction is seen.) Orders are fitted by the rule of `pndm.metrics.order.measure_order`.
+their numbers against the reference solution. The table on disk has the median over samples too: where single samples
+end elsewhere altogether, as on a data set, the two differ. Its local error is that of one step, the one in the middle
+of the grid, made from exact states: the steps before it are made from the exact solution too, so that a multistep
+method's history is what it would be without error. (UniPC corrects a step in the next one, so only its prediction is
+seen.) Orders are fitted by the rule of `pndm.metrics.order.measure_order`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
 from experiments import build
@@ -76,13 +76,13 @@ def make_problem(cfg: DictConfig) -> Problem | None:
     return None if cfg.problem.name == "none" else create(problems, cfg.problem)
 
 
-def chosen(registry: Registry[Any], wanted: Any) -> dict[str, Any]:
+def chosen(registry: Registry[Any], wanted: ListConfig) -> dict[str, Any]:
     """Objects by label from a list of names, or of names with options as in {name: rho_ab, order: 3}.
 
     The label is the name, followed by the options that were given.
     """
     made: dict[str, Any] = {}
-    for one in OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted:
+    for one in cast(list[Any], OmegaConf.to_container(wanted)):
         options = dict(one) if isinstance(one, dict) else {"name": one}
         if not isinstance(options.get("name"), str):
             raise OptionError(f"{registry.kind} {one!r} must be a name, or options with a name as in "

@@ -1,10 +1,12 @@
 """A small untrained network on disk, for experiments in miniature."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments import command_line
 from pndm.models.checkpoint import save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
@@ -21,3 +23,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
     save_checkpoint(path, network, half=False, schedule="linear", predicts="eps", data="fashion-mnist")
     return path
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """run.py in this process: its exit code."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return command_line.main()

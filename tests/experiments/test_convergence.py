@@ -1,31 +1,24 @@
 """experiment=convergence in miniature, and what it refuses."""
 
 import csv
+import io
 import json
 import math
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from experiments import command_line
+from tests.experiments.conftest import run_main
 
 SMALL = ["experiment=convergence", "samples=6", "progress=false"]
-
-
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    return command_line.main()
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory) -> tuple[dict, Path, str]:
     """The record, the folder and what was printed of one run."""
     out = tmp_path_factory.mktemp("convergence")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        __import__("contextlib").redirect_stdout(__import__("io").StringIO()) as printed,
-    ):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         steps = "experiment.steps=[20,40,80,160]"
         solvers = "experiment.solvers=[ddim,prk,rk4,{name: rho_ab, order: 3, startup: rk}]"
         code = run_main(patch, *SMALL, solvers, steps, f"output={out}", f"experiment.cache={out / 'cache'}")
