@@ -28,7 +28,11 @@ from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
 FILE_GROUPS = ("model", "metric", "problem", "experiment")
-ON_PROBLEMS = ("convergence", "work_precision")  # the experiments that can take a problem in place of a network
+ON_PROBLEMS = (
+    "convergence",
+    "work_precision",
+    "trajectory",
+)  # the experiments that can take a problem in place of a network
 DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
             for key, value in entry.items()}  # fmt: skip
 

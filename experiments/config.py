@@ -97,10 +97,19 @@ class WorkPrecisionExperiment(Study):
     repeats: int = 5  # the seconds are those of the fastest of so many runs, or fewer where they take long
 
 
+@dataclass
+class TrajectoryExperiment(Study):
+    """Follow solvers along their paths."""
+
+    name: str = "trajectory"
+    pair: list[str] = MISSING  # the two of `solvers` that are shown side by side
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
     "convergence": ConvergenceExperiment,
     "work_precision": WorkPrecisionExperiment,
+    "trajectory": TrajectoryExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
 }
@@ -126,6 +135,7 @@ class Config:
     device: str = "auto"
     dtype: str = "float32"
     compile: bool = False
+    autocast: bool = False
     progress: bool = True
     output: str = MISSING
 

@@ -55,6 +55,7 @@ def curves(axes: Any, record: dict[str, Any], cost: str, column: str, floor: flo
             [row[column] for row in rows],
             marker=figures.MARKERS[i % len(figures.MARKERS)],
             color=figures.colour(name),
+            ls=figures.line_style(entry["solver"], [each["solver"] for each in record["orders"]]),
             label=entry["solver"],
             lw=1.4,
             ms=4.5,

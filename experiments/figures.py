@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,18 @@ COLOURS = {
 }  # fmt: skip
 SPARE = ("#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#dbdb8d", "#9edae5", "#ffbb78")
 MARKERS = "os^Dv<>Ph*X"
+LINES = ("-", "--", ":", "-.")
 
 
 def colour(solver: str) -> str:
     """The colour of a solver, the same in every figure and every run."""
     return COLOURS.get(solver) or SPARE[sum(solver.encode()) % len(SPARE)]
+
+
+def line_style(label: str, labels: Iterable[str]) -> str:
+    """Solid for the first of the labels that begin with the same solver's name, then dashed and dotted."""
+    same = [other for other in labels if other.split()[0] == label.split()[0]]
+    return LINES[same.index(label) % len(LINES)]
 
 
 def new_figure(width: float, height: float) -> Any:

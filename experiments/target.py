@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ class Target:
     device: torch.device
     identity: dict[str, Any]
     problem: Problem | None
+    data: str = ""  # the data set of a network
 
     def noise(self, seed: int, samples: int) -> Tensor:
         """The starting states of samples 0, 1, ..., the same that a sampling run has."""
@@ -66,9 +68,10 @@ def make(cfg: DictConfig) -> Target:
         name, model, shape, identity = problem.name, problem.eps(schedule), problem.shape, problem.identity()
     else:
         trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
-        name, model, shape = cfg.model.name, trained.eps(schedule), trained.shape
+        name, model, shape = Path(cfg.model.weights).stem, trained.eps(schedule), trained.shape
         identity = {"weights": digest(trained.network.state_dict()), "predicts": trained.predicts}
-    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem)
+    of = "" if problem is not None else trained.data
+    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem, of)
 
 
 def make_problem(cfg: DictConfig) -> Problem | None:

@@ -22,7 +22,8 @@ def against_cost(record: dict[str, Any]) -> Any:
                 style = {"lw": 1.5, "ms": 4, "label": f"{solver}, {grid}", "zorder": 3} if on == grid else {
                     "lw": 0.7, "ms": 0, "alpha": 0.35, "zorder": 2}  # fmt: skip
                 axes.plot([row[cost] for row in rows], [row["error"] for row in rows], color=shade(solver),
-                          marker=figures.MARKERS[i % len(figures.MARKERS)], **style)  # fmt: skip
+                          ls=figures.line_style(solver, chosen), marker=figures.MARKERS[i % len(figures.MARKERS)],
+                          **style)  # fmt: skip
         front = sorted((row for row in record["rows"] if row[f"pareto_{cost}"]), key=lambda row: row[cost])
         axes.plot([row[cost] for row in front], [row["error"] for row in front], "o", mfc="none", mec="black", ms=9,
                   mew=1.1, label="Pareto front", zorder=4)  # fmt: skip
@@ -49,6 +50,7 @@ def by_grid(record: dict[str, Any]) -> Any:
             if rows:
                 (handles[solver],) = axes.plot(
                     [row["nfe"] for row in rows], [row["error"] for row in rows], color=shade(solver), lw=1.3, ms=4,
+                    ls=figures.line_style(solver, solvers),
                     marker=figures.MARKERS[i % len(figures.MARKERS)],
                 )  # fmt: skip
         finish(axes, record, "nfe")
