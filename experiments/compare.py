@@ -29,7 +29,9 @@ class CompareAfterSweep(Callback):
     """Hydra's hook: when a sweep has ended, compare its runs."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        compare([Path(config.hydra.sweep.dir)], Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        if find([folder]):  # a sweep over another experiment has its own figures
+            compare([folder], folder)
 
 
 def find(folders: Sequence[Path]) -> list[dict[str, Any]]:
