@@ -121,6 +121,8 @@ def label(run: dict[str, Any], runs: list[dict[str, Any]]) -> str:
 
 def against_nfe(runs: list[dict[str, Any]], metric: str) -> Any:
     """The metric against evaluations, with its intervals, one colour a solver."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
     figure = figures.new_figure(6.5, 4.2)
     axes = figure.add_subplot()
     lines: dict[str, list[dict[str, Any]]] = {}
@@ -136,9 +138,10 @@ def against_nfe(runs: list[dict[str, Any]], metric: str) -> Any:
             low, high = ([run[f"{metric}_{end}"] for run in line] for end in ("low", "high"))
             axes.fill_between(x, low, high, color=shade, alpha=0.15, lw=0)
     axes.set(xscale="log", yscale="log", xlabel="network evaluations per sample (nfe)", ylabel=metric)
-    ticks = sorted({run["nfe"] for line in lines.values() for run in line})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-    axes.minorticks_off()
+    for axis in (axes.xaxis, axes.yaxis):  # few numbers in a decade, written out
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_locator(NullLocator())
     counts = sorted({run["samples"] for run in runs})
     axes.set_title(f"{counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} samples a point")
     axes.grid(alpha=0.3)

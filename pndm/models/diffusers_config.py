@@ -1,14 +1,14 @@
 """What diffusers' scheduler configurations say, in our words: the noise path, the prediction, and absent fields.
 
-    diffusers                                       pndm
-    beta_schedule linear, beta_start, beta_end      schedule linear of the same options
-    beta_schedule scaled_linear, the same           schedule scaled_linear
-    beta_schedule squaredcos_cap_v2                 schedule cosine (beta_start and beta_end mean nothing there)
-    trained_betas                                   schedule table, ᾱ = the running product of 1 - beta
-    num_train_timesteps                             train_steps
-    prediction_type epsilon, sample, v_prediction   predicts eps, x0, v
-    timestep_spacing leading, trailing, linspace    the grids of these names
-    set_alpha_to_one                                t_end = -1 (ᾱ = 1), else 0 (the ᾱ of index 0)
+diffusers                                       pndm
+beta_schedule linear, beta_start, beta_end      schedule linear of the same options
+beta_schedule scaled_linear, the same           schedule scaled_linear
+beta_schedule squaredcos_cap_v2                 schedule cosine (beta_start and beta_end mean nothing there)
+trained_betas                                   schedule table, ᾱ = the running product of 1 - beta
+num_train_timesteps                             train_steps
+prediction_type epsilon, sample, v_prediction   predicts eps, x0, v
+timestep_spacing leading, trailing, linspace    the grids of these names
+set_alpha_to_one                                t_end = -1 (ᾱ = 1), else 0 (the ᾱ of index 0)
 """
 
 from __future__ import annotations
