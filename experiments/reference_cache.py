@@ -107,7 +107,9 @@ def read(path: Path, name: str) -> Reference | None:
         if entry.pop("key") != name or entry.pop("sha256") != _checksum(states, times):
             raise ValueError("its content is not what was written")
         return Reference(times, states, **entry)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if "No such file" in str(error):  # another process removed it since it was seen; safetensors says RuntimeError
+            return None
         print(f"reference solution {path} is damaged ({error}): computing it again", file=sys.stderr)
         return None
 
