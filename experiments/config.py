@@ -73,7 +73,7 @@ class Study:
 
     name: str = MISSING
     solvers: list[Any] = MISSING  # names, or names with options as in {name: rho_ab, order: 3}
-    tolerance: float | None = None  # of the reference solution; null: 1e-12 for exact problems, 2e-4 for networks
+    tolerance: float | None = None  # of the reference solution; null: 1e-12 for exact problems, 1e-4 for networks
     cache: str | None = "outputs/.references"  # where reference solutions are kept; null: nowhere
 
 

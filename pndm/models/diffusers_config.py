@@ -59,6 +59,10 @@ def filled(config: Mapping[str, Any], extra_fields: Iterable[str] = ()) -> dict[
     extra_fields: further known fields, which mean nothing here. Raises OptionError for a field that nobody knows.
     """
     passed_over = set(extra_fields) - FIELDS
+    if config.get("use_flow_sigmas"):
+        raise OptionError(
+            "scheduler configuration: use_flow_sigmas=True is a path that preserves no variance; only False"
+        )
     for name in config:
         if not name.startswith("_") and name not in FIELDS and name not in passed_over:
             raise OptionError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import trajectory_gif
+from experiments import trajectory, trajectory_gif
 from pndm import data
 from pndm.errors import OptionError
 from tests.experiments.conftest import run_main
@@ -20,9 +20,11 @@ SMALL = ["experiment=trajectory", "samples=8", "steps=12", "experiment.cache=nul
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_frames():
+def _miniature():
+    """Few frames, and few times on the exact curve."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trajectory_gif, "FRAMES", 1)
+        patch.setattr(trajectory, "BETWEEN", 20)
         yield
 
 
@@ -96,6 +98,7 @@ def test_a_problem_without_a_manifold(monkeypatch, tmp_path, capsys):
     assert "end to manifold" not in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.usefixtures("short_reference")
 def test_a_network(monkeypatch, tmp_path, checkpoint, capsys):
     images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     monkeypatch.setattr(data, "load", lambda name: data.Dataset(images, torch.zeros(20), name, ()))

@@ -74,6 +74,7 @@ def test_files_and_tables(outcome):
         assert entry["next"]["solver"] != entry["best"]["solver"]
 
 
+@pytest.mark.usefixtures("short_reference")
 def test_a_network_against_its_self_converged_reference(monkeypatch, tmp_path, checkpoint, capsys):
     code = run_main(
         monkeypatch, *SMALL, f"model={checkpoint}", "experiment.solvers=[ddim,plms]", "experiment.grids=[trailing]",
