@@ -38,7 +38,7 @@ def check_denoise(cfg: DictConfig, schedule: Schedule, placed: np.ndarray) -> No
     """Raise OptionError for denoise=true on times that end without noise already."""
     if cfg.denoise and schedule.sigma(float(placed[-1])) == 0:
         raise OptionError(
-            f"denoise=true has nothing to do: the run ends at the clean end, t = {placed[-1]:g}; set t_end above it"
+            f"denoise=true has nothing to do: the run ends without noise, at t = {placed[-1]:g}; set t_end above it"
         )
 
 

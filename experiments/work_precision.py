@@ -68,7 +68,7 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
     goal = target.make(cfg)
     x = goal.noise(cfg.seed, cfg.samples)
     cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
-    end = goal.schedule.t_clean if goal.denoise else goal.end
+    end = goal.schedule.t_data if goal.denoise else goal.end
     truth = goal.reference(x, np.array([goal.start, end]), cfg.experiment.tolerance, cache)
     rows, warm = [], set()
     with tqdm(runs(cfg, goal), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:

@@ -65,8 +65,8 @@ def solve(
     callback: called after step k as callback(k, t, x), with x the state at t.
     progress: True for a bar over evaluations, or an object with `update(n)` that counts them.
     trajectory: keep the state at every time.
-    denoise: go on from the last time of the grid to the clean end with one evaluation more, straight to the predicted
-        x0, whatever the solver (the toolboxes' "denoise to zero"): one more time, and one more call of `callback`.
+    denoise: go on from the last time of the grid to where there is no noise with one evaluation more, straight to the
+        predicted x0, whatever the solver (the toolboxes' "denoise to zero"): one more time, one more call of `callback`.
 
     Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
     when the model's answer has another shape than x or a number that is not finite.
@@ -77,7 +77,7 @@ def solve(
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
     times = grids.times(grid, steps, schedule, t_start, t_end)
     if denoise and schedule.sigma(times[-1]) == 0:
-        raise OptionError(f"denoise=True: the run already ends at the clean end, t={times[-1]:g}; set t_end above it")
+        raise OptionError(f"denoise=True has nothing to do: the run ends without noise, at t={times[-1]:g}; set t_end")
     run = solver.begin(schedule, times, as_noise(generator))
     states = [x.clone()] if trajectory else None
     total = run.evaluations()
@@ -97,7 +97,7 @@ def solve(
     try:
         x, times = run.integrate(x, asked, on_step), run.times
         if denoise:
-            last, clean = float(times[-1]), schedule.t_clean
+            last, clean = float(times[-1]), schedule.t_data
             x = Manifold(schedule)(x, asked(x, last), last, clean)
             on_step(len(times), clean, x)
             times = np.append(times, clean)

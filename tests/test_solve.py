@@ -302,7 +302,7 @@ BAD = [
     ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
     ({"steps": -5}, "steps=-5 must be a whole number of at least 1"),
     ({"steps": 1001}, "steps=1001 is more than the 1000 that the schedule has"),
-    ({"denoise": True}, "denoise=True: the run already ends at the clean end, t=-1; set t_end above it"),
+    ({"denoise": True}, "denoise=True has nothing to do: the run ends without noise, at t=-1; set t_end"),
     ({"t_start": 5, "t_end": 6}, "t_start=5 must be later"),
     ({"x": torch.zeros(2, 3, dtype=torch.int64)}, "x must be of a floating-point dtype, not torch.int64"),
     ({"x": torch.zeros(2, 3, dtype=torch.complex64)}, "x must be of a floating-point dtype, not torch.complex64"),

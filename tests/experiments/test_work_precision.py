@@ -159,5 +159,5 @@ def test_denoise_pays_an_evaluation_and_goes_to_the_clean_end(monkeypatch, tmp_p
 
 
 def test_denoise_at_the_clean_end_is_refused(monkeypatch, tmp_path, capsys):
-    assert run_main(monkeypatch, *SMALL, "denoise=true", f"output={tmp_path}") == 2
+    assert run_main(monkeypatch, *SMALL, "problem=mixture", "t_end=0", "denoise=true", f"output={tmp_path}") == 2
     assert "denoise=true has nothing to do" in capsys.readouterr().err
