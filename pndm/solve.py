@@ -66,7 +66,7 @@ def solve(
     progress: True for a bar over evaluations, or an object with `update(n)` that counts them.
     trajectory: keep the state at every time.
     denoise: go on from the last time of the grid to where there is no noise with one evaluation more, straight to the
-        predicted x0, whatever the solver (the toolboxes' "denoise to zero"): one more time, one more call of `callback`.
+        predicted x0, whatever the solver ("denoise to zero" elsewhere): one more time, one more call of `callback`.
 
     Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
     when the model's answer has another shape than x or a number that is not finite.
