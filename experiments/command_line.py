@@ -167,7 +167,8 @@ def _model_from_path(argument: str) -> list[str]:
         and value not in choices("model")
         and ("/" in value or os.sep in value or Path(value).suffix in FILES or Path(value).is_dir())
     ):
-        quoted = ",".join("'" + one.replace("'", r"\'") + "'" for one in value.split(","))  # so that '=' and '(' may be there
+        # Quoted, so that '=' and '(' may be there; a comma separates the points of a sweep.
+        quoted = ",".join("'" + one.replace("'", r"\'") + "'" for one in value.split(","))
         return ["model=file", f"model.weights={quoted}"]
     return [argument]
 
