@@ -28,8 +28,8 @@ bench: $(VENV)/installed-test
 # Runs the notebooks again, their outputs in place.
 notebooks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
-	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
 
 # The documentation, in site/; a warning is an error.
 docs: $(VENV)/installed
