@@ -67,7 +67,7 @@ class Registry(Generic[T]):
     def create(self, name: str, **options: Any) -> T:
         """A new object by name. Raises OptionError for an unknown name (with the nearest) or an option it lacks."""
         cls, preset, _ = self._entry(name)
-        accepted = self.options(name)
+        accepted = self.options(name) if options else {}  # reading the signature takes longer than a step
         for option in options:
             if option not in accepted:
                 known = ", ".join(accepted) or "none"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pndm.clocks import CLOCKS, between
 from pndm.errors import unknown_name
-from pndm.gradient import EULER, TABLEAUX, Tableau, combine
+from pndm.gradient import EULER, TABLEAUX, Tableau
 from pndm.solvers.base import Question, Solver, Step, register
 from pndm.transfer import Transfer
 
@@ -27,9 +27,9 @@ def runge_kutta_step(
     directions: list[Tensor] = []
     for node, stage in zip(tableau.nodes, tableau.stages, strict=True):
         there = between(transfer.schedule, clock, t, s, node) if 0 < node < 1 else s if node else t
-        landed = transfer(x, combine(stage, directions), t, there) if node else x
+        landed = transfer.along(x, stage, directions, t, there) if node else x
         directions.append((yield landed, there))
-    return transfer(x, combine(tableau.weights, directions), t, s), directions[0]
+    return transfer.along(x, tableau.weights, directions, t, s), directions[0]
 
 
 def fitting(tableau: Tableau, clock: str, noiseless_end: bool) -> Tableau:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pndm.clocks import polynomial_weights
 from pndm.errors import OptionError, unknown_name
-from pndm.gradient import combine
 from pndm.solvers.base import Solver, Step, register
 
 VARIANTS = ("bh1", "bh2")
@@ -82,11 +81,11 @@ class UniPC(Solver):
         if self.before:
             state, time = self.before
             weights = self.correctors[k - 1]
-            x = self.transfer(state, combine(weights, [e, *self.history][: len(weights)]), time, t)
+            x = self.transfer.along(state, weights, [e, *self.history], time, t)
         self.before = x, t
         self.history.appendleft(e)
         weights = self.predictors[k]
-        return self.transfer(x, combine(weights, list(self.history)[: len(weights)]), t, s)
+        return self.transfer.along(x, weights, self.history, t, s)
 
     def _weights(self, asked: Sequence[float], t: float, s: float) -> list[float]:
         """Weights of evaluations at the times `asked`, the one at t among them, for a step from t to s."""
