@@ -46,9 +46,7 @@ def polynomial_weights(
     """
     if len(asked) == 1:
         return [1.0]
-    return path.remember(
-        (clock, measure, *asked, t, s), _polynomial_weights, path, clock, measure, tuple(asked), t, s
-    )
+    return path.remember((clock, measure, *asked, t, s), _polynomial_weights, path, clock, measure, tuple(asked), t, s)
 
 
 def _polynomial_weights(

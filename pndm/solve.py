@@ -106,14 +106,14 @@ class _Evaluator:
         self.nfe = 0
         self.step = 1
         self.shape, self.dtype = x.shape, x.dtype
-        time_dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell 998 from 999
-        self.time = {"size": (len(x),), "dtype": time_dtype, "device": x.device}
+        self.size, self.device = (len(x),), x.device
+        self.time_dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell 998 from 999
         self.at_once = x.device.type == "cpu"  # elsewhere, reading a number would stop the device
         self.unread: list[tuple[Place, Tensor]] = []
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
-        eps = self.model(x, torch.full(fill_value=t, **self.time))
+        eps = self.model(x, torch.full(self.size, t, dtype=self.time_dtype, device=self.device))
         if not isinstance(eps, Tensor) or eps.shape != self.shape:
             shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
             raise ModelError(

@@ -26,7 +26,7 @@ class Transfer:
         self.schedule = schedule
 
     def __call__(self, x: Tensor, e: Tensor, t: float, s: float) -> Tensor:
-        a, b = self._pair(t, s)
+        a, b = self.pair(t, s)
         return torch.mul(e, b).add_(x, alpha=a)  # the state last: it is rounded once, which half precision needs
 
     def along(self, x: Tensor, weights: Iterable[float], directions: Iterable[Tensor], t: float, s: float) -> Tensor:
@@ -35,16 +35,15 @@ class Transfer:
         The combination is never a tensor of its own: its terms are summed at the size of the step, and the state added
         last. Directions beyond the weights, and those of weight zero, are left out.
         """
-        a, b = self._pair(t, s)
+        a, b = self.pair(t, s)
         moved: Tensor | None = None
         for weight, direction in zip(weights, directions, strict=False):
             if weight:
-                moved = (
-                    torch.mul(direction, b * weight) if moved is None else moved.add_(direction, alpha=b * weight)
-                )
+                moved = added(moved, b * weight, direction)
         return x * a if moved is None else moved.add_(x, alpha=a)
 
-    def _pair(self, t: float, s: float) -> tuple[float, float]:
+    def pair(self, t: float, s: float) -> tuple[float, float]:
+        """`coefficients(t, s)`, worked out once a path."""
         return self.schedule.remember((type(self), t, s), self.coefficients, t, s)
 
     def coefficients(self, t: float, s: float) -> tuple[float, float]:
@@ -106,6 +105,11 @@ class Data(Transfer):
     def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
         alpha = self.schedule.alpha(t)
         return (x * (1 / alpha)).add_(eps, alpha=-self.schedule.sigma(t) / alpha)
+
+
+def added(total: Tensor | None, weight: float, direction: Tensor) -> Tensor:
+    """total + weight direction, in total's own memory once there is one."""
+    return torch.mul(direction, weight) if total is None else total.add_(direction, alpha=weight)
 
 
 TRANSFERS: dict[str, type[Transfer]] = {"manifold": Manifold, "linear": Linear, "data": Data}

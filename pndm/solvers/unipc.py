@@ -91,6 +91,11 @@ class UniPC(Solver):
         """Weights of evaluations at the times `asked`, the one at t among them, for a step from t to s."""
         if len(asked) != 2:
             return polynomial_weights(self.schedule, "lam", self._transfer_type.clock, asked, t, s)
+        return self.schedule.remember(
+            (type(self), self.variant, self._transfer_type, *asked, t, s), self._line, asked, t, s
+        )
+
+    def _line(self, asked: Sequence[float], t: float, s: float) -> list[float]:
         (other,) = (time for time in asked if time != t)
         h = self.schedule.lam(s) - self.schedule.lam(t)
         reach = (self.schedule.lam(other) - self.schedule.lam(t)) / h

@@ -51,7 +51,7 @@ def test_guard_an_evaluation_costs_a_few_passes_over_the_state(free, name):
             (x * 0.5).add_(x, alpha=0.5)
 
     ratio = side_by_side(lambda: pndm.solve(model, x, solver=solver, steps=STEPS, schedule=schedule), passes, rounds=9)
-    assert ratio < 30, f"{name}: an evaluation costs {ratio:.1f} passes over the state"
+    assert ratio < 15, f"{name}: an evaluation costs {ratio:.1f} passes over the state"
 
 
 def test_guard_no_slower_than_diffusers(free):
@@ -66,7 +66,7 @@ def test_guard_no_slower_than_diffusers(free):
             sample = scheduler.step(model(sample, t), t, sample).prev_sample
 
     ratio = side_by_side(lambda: pndm.solve(model, x, solver="plms", steps=STEPS, schedule=schedule), theirs, rounds=9)
-    assert ratio < 1, f"plms takes {ratio:.2f} of the time of diffusers' PNDMScheduler for the same evaluations"
+    assert ratio < 0.7, f"plms takes {ratio:.2f} of the time of diffusers' PNDMScheduler for the same evaluations"
 
 
 @pytest.mark.slow
