@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
@@ -10,6 +11,12 @@ from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 from pndm.errors import OptionError, unknown_name
 
 T = TypeVar("T")
+TYPES: dict[Any, tuple[type, str]] = {  # of options that are checked, with the words for them
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a name"),
+}
 
 
 class Option(NamedTuple):
@@ -30,6 +37,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = group
         self._entries: dict[str, tuple[type, dict[str, Any], str]] = {}
+        self._options: dict[str, dict[str, Option]] = {}
 
     def register(self, name: str, *, about: str | None = None, **preset: Any) -> Callable[[type[T]], type[T]]:
         """Class decorator: make `name` create this class, with `preset` in place of its parameters' defaults.
@@ -41,6 +49,7 @@ class Registry(Generic[T]):
         def decorate(cls: type[T]) -> type[T]:
             if name in self._entries and self._entries[name][0] is not cls:
                 raise OptionError(f"{self.kind} name {name!r} is taken by {self._entries[name][0].__qualname__}")
+            self._options.pop(name, None)
             self._entries[name] = (cls, preset, about or (cls.__doc__ or "").strip().split("\n")[0])
             return cls
 
@@ -58,23 +67,36 @@ class Registry(Generic[T]):
     def options(self, name: str) -> dict[str, Option]:
         """The options of `name`, with the preset's values as defaults."""
         cls, preset, _ = self._entry(name)
-        types = get_type_hints(cls.__init__)  # type: ignore[misc]
-        return {
-            parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
-            for parameter in inspect.signature(cls).parameters.values()
-        }
+        if name not in self._options:  # reading a signature takes as long as a few steps
+            types = get_type_hints(cls.__init__)  # type: ignore[misc]
+            self._options[name] = {
+                parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
+                for parameter in inspect.signature(cls).parameters.values()
+            }
+        return dict(self._options[name])
 
     def create(self, name: str, **options: Any) -> T:
-        """A new object by name. Raises OptionError for an unknown name (with the nearest) or an option it lacks."""
+        """A new object by name. Raises OptionError for an unknown name, and for options that it cannot have."""
         cls, preset, _ = self._entry(name)
-        accepted = self.options(name) if options else {}  # reading the signature takes longer than a step
-        for option in options:
-            if option not in accepted:
-                known = ", ".join(accepted) or "none"
-                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+        self._check(name, options)
         thing = cls(**{**preset, **options})
         thing.name = name
         return thing
+
+    def _check(self, name: str, options: dict[str, Any]) -> None:
+        """Raise OptionError for an option that `name` lacks, one of another type, and one that is missing."""
+        accepted = self.options(name)
+        for option, value in options.items():
+            if option not in accepted:
+                known = ", ".join(accepted) or "none"
+                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+            wanted = accepted[option].type
+            kind, words = TYPES.get(wanted, (object, ""))
+            if not isinstance(value, kind) or (words and isinstance(value, bool) != (wanted is bool)):
+                raise OptionError(f"{self.kind} {name!r}: {option}={value!r} must be {words}")
+        for option, (_, default) in accepted.items():
+            if default is inspect.Parameter.empty and option not in options:
+                raise OptionError(f"{self.kind} {name!r} needs its option {option!r}")
 
     def resolve(self, thing: str | T) -> T:
         """`thing` itself when it is an object already, else created by name with its defaults."""
