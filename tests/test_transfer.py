@@ -119,7 +119,7 @@ def test_along_is_the_transfer_along_the_combination(kind):
     expected = transfer(x, combine((2.0, -1.5, 0.5), directions), 700.0, 650.0)
     before = [tensor.clone() for tensor in (x, *directions)]
     found = transfer.along(x, (2.0, -1.5, 0.5), directions, 700.0, 650.0)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     unread = torch.full_like(x, torch.nan)
     longer = transfer.along(x, (2.0, 0.0, -1.5, 0.5), [directions[0], unread, *directions[1:], unread], 700.0, 650.0)
     assert torch.equal(longer, found)
