@@ -150,6 +150,17 @@ def save_network(network: UNet, folder: Path) -> list[str]:
     return OURS if folded else THEIRS
 
 
+def save_pipeline(network: UNet, scheduler: Mapping[str, Any], folder: Path) -> None:
+    """Write a whole pipeline: a DDPMPipeline, which diffusers runs as it is and `PNDMPipeline` takes too.
+
+    scheduler: what `diffusers_config.config_of` gives. Raises OSError.
+    """
+    entry = save_network(network, folder)
+    write_json(folder / "scheduler" / SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler", **scheduler})
+    index = {"_class_name": "DDPMPipeline", "unet": entry, "scheduler": ["diffusers", "DDPMScheduler"]}
+    write_json(folder / INDEX, index)  # last: with it the folder is one that can be loaded
+
+
 def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """The content of a diffusers `unet/config.json`: the inverse of `UNetConfig.from_diffusers`, for patch 1."""
     return {
