@@ -9,9 +9,11 @@ A run that was killed continues from its last whole epoch, with the same result.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,7 @@ def fit_whitened(config: ClassifierTrainConfig, train: Dataset, out: Path, devic
     total, first, losses = config.epochs * batches, 0, []
     if found := training_state.latest(out):
         state = training_state.read_state(found)
+        _check_same(config, state["config"], found)
         training_state.load(found, groups)
         first, losses = state["iteration"] // batches, state["losses"]
 
@@ -86,9 +89,25 @@ def fit_whitened(config: ClassifierTrainConfig, train: Dataset, out: Path, devic
                 raise OptionError(
                     f"lr is {config.lr}: the loss is no longer finite in epoch {epoch + 1}, take a lower one"
                 )
-            training_state.save(out, groups, {"iteration": (epoch + 1) * batches, "losses": losses})
+            state = {"iteration": (epoch + 1) * batches, "config": _plain(config), "losses": losses}
+            training_state.save(out, groups, state)
     look_ahead(weights, slow, 1.0)
     return model.fold()
+
+
+def _check_same(config: ClassifierTrainConfig, stored: dict[str, Any], checkpoint: Path) -> None:
+    """Raise OptionError where a run would be continued with another configuration than it was started with."""
+    for key, value in _plain(config).items():
+        if key != "folder" and stored[key] != value:
+            raise OptionError(
+                f"{key} {value!r} is not the {stored[key]!r} with which the run in {checkpoint.parent} was started: "
+                f"give that value, or another output folder"
+            )
+
+
+def _plain(config: ClassifierTrainConfig) -> dict[str, Any]:
+    """As JSON gives it back (tuples as lists), so that it can be compared with a stored one."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _optimizer(model: WhitenedClassifier, config: ClassifierTrainConfig) -> torch.optim.SGD:

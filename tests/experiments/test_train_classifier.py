@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from experiments import train_classifier as module
-from experiments.train_classifier import ClassifierTrainConfig, augment, noise_images, train_classifier
+from experiments.augmentation import augment
+from experiments.train_classifier import ClassifierTrainConfig, noise_images, train_classifier
 from pndm.data import Dataset
 from pndm.errors import OptionError
 from pndm.metrics.frechet import GaussianStatistics, feature_batches, frechet_distance, load_feature_space
