@@ -147,7 +147,7 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
     """
     started = time.perf_counter()
     device = torch.device(device)
-    train, test = (_limited(load(config.data, config.folder, split), config.limit) for split in ("train", "test"))
+    train, test = (load(config.data, config.folder, split, config.limit or None) for split in ("train", "test"))
     out.mkdir(parents=True, exist_ok=True)
     trained = (
         fit_whitened(config, train, out, device)
@@ -188,8 +188,3 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
     }
     records.write(out / RECORD, json.dumps(record, indent=2) + "\n")
     return record
-
-
-def _limited(data: Dataset, limit: int) -> Dataset:
-    """The first `limit` images, or all."""
-    return dataclasses.replace(data, images=data.images[:limit], labels=data.labels[:limit]) if limit else data

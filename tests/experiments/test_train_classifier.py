@@ -19,13 +19,14 @@ TINY = ClassifierTrainConfig(widths=(6, 8), epochs=4, batch=25, shift=1, bf16=Fa
 def stripes(monkeypatch):
     """An easy data set of colour images: horizontal or vertical stripes under noise."""
 
-    def load(name, folder=None, split="train"):
+    def load(name, folder=None, split="train", limit=None):
         generator = torch.Generator().manual_seed(int(split == "train"))
         labels = torch.randint(2, (200,), generator=generator)
         bars = (torch.arange(8) % 4 < 2).float() * 150
         pattern = torch.where(labels[:, None, None] == 0, bars[:, None], bars[None, :])
         noise = torch.rand(200, 3, 8, 8, generator=generator) * 100
-        return Dataset((pattern[:, None] + noise).to(torch.uint8), labels, name, ("rows", "columns"))
+        images = (pattern[:, None] + noise).to(torch.uint8)
+        return Dataset(images[:limit], labels[:limit], name, ("rows", "columns"))
 
     monkeypatch.setattr(module, "load", load)
     return load
