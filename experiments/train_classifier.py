@@ -70,8 +70,14 @@ class ClassifierTrainConfig:
                 raise OptionError(f"{name} is {getattr(self, name)}: a number of at least 0 is accepted")
 
 
-def fit_residual(config: ClassifierTrainConfig, train: Dataset, device: torch.device) -> Classifier:
-    """The trained network, folded. SGD with Nesterov momentum; one learning-rate cycle (Smith, 2018)."""
+def fit_residual(
+    config: ClassifierTrainConfig, train: Dataset, device: torch.device
+) -> tuple[Classifier, list[float], float]:
+    """The trained network, folded, with the mean loss of each epoch and the seconds.
+
+    SGD with Nesterov momentum; one learning-rate cycle (Smith, 2018).
+    """
+    started, losses = time.perf_counter(), []
     torch.manual_seed(config.seed)  # initial weights
     generator = torch.Generator().manual_seed(config.seed)  # order and augmentation
     channels, size = train.images.shape[1:3]
@@ -98,12 +104,13 @@ def fit_residual(config: ClassifierTrainConfig, train: Dataset, device: torch.de
                 cycle.step()
                 running += loss.detach()
                 bar.update()
-            bar.set_postfix(epoch=epoch + 1, loss=f"{running.item() / batches:.4f}")
-            if not math.isfinite(running.item()):
+            losses.append(running.item() / batches)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}")
+            if not math.isfinite(losses[-1]):
                 raise OptionError(
                     f"lr is {config.lr}: the loss is no longer finite in epoch {epoch + 1}, take a lower one"
                 )
-    return model.fold()
+    return model.fold(), losses, time.perf_counter() - started
 
 
 @torch.inference_mode()
@@ -145,16 +152,15 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
     Everything after training uses the classifier as read back from its half-precision file, so that the statistics
     belong to the features that users will compute. The record comes last and holds the hashes of the other two.
     """
-    started = time.perf_counter()
     device = torch.device(device)
     train, test = (load(config.data, config.folder, split, config.limit or None) for split in ("train", "test"))
     out.mkdir(parents=True, exist_ok=True)
-    trained = (
-        fit_whitened(config, train, out, device)
-        if config.architecture == "whitened"
-        else fit_residual(config, train, device)
-    )
-    seconds_training = time.perf_counter() - started
+    trained: Network
+    if config.architecture == "whitened":
+        trained, losses, seconds = fit_whitened(config, train, out, device)
+    else:
+        trained, losses, seconds = fit_residual(config, train, device)
+    started = time.perf_counter()
     records.write(out / CLASSIFIER, dump_classifier(trained))
 
     shipped = load_classifier(out / CLASSIFIER).to(device)
@@ -182,7 +188,8 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
         "sanity": sanity,
         "seeds": {"training": config.seed, "noise": 0},
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (CLASSIFIER, STATISTICS)},
-        "seconds": {"training": seconds_training, "total": time.perf_counter() - started},
+        "loss": losses,
+        "seconds": {"training": seconds, "measuring": time.perf_counter() - started},
         "device": str(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,10 @@ WHITENING_EPOCHS = 3  # in which the first layer's bias learns; after them nothi
 WHITENING_IMAGES = 5000
 
 
-def fit_whitened(config: ClassifierTrainConfig, train: Dataset, out: Path, device: torch.device) -> WhitenedClassifier:
-    """The trained network, folded. `out` holds its checkpoints."""
+def fit_whitened(
+    config: ClassifierTrainConfig, train: Dataset, out: Path, device: torch.device
+) -> tuple[WhitenedClassifier, list[float], float]:
+    """The trained network, folded, with the mean loss of each epoch and the seconds. `out` holds its checkpoints."""
     torch.manual_seed(config.seed)  # initial weights
     channels, size = train.images.shape[1:3]
     model = WhitenedClassifier(WhitenedConfig(channels, size, len(train.classes), config.widths)).to(device)
@@ -50,16 +53,17 @@ def fit_whitened(config: ClassifierTrainConfig, train: Dataset, out: Path, devic
     momenta = {name: optimizer.state[p]["momentum_buffer"] for name, p in model.named_parameters() if p.requires_grad}
     groups = {"weights": weights, "slow": slow, "momenta": momenta}
     batches = max(len(labels) // config.batch, 1)
-    total, first, losses = config.epochs * batches, 0, []
+    total, first, losses, seconds = config.epochs * batches, 0, [], 0.0
     if found := training_state.latest(out):
         state = training_state.read_state(found)
         _check_same(config, state["config"], found)
         training_state.load(found, groups)
-        first, losses = state["iteration"] // batches, state["losses"]
+        first, losses, seconds = state["iteration"] // batches, state["losses"], state["seconds"]
 
     model.train()
     with tqdm(total=total, initial=first * batches, desc="training classifier", mininterval=1.0) as bar:
         for epoch in range(first, config.epochs):
+            began = time.perf_counter()
             model.whitening.bias.requires_grad_(epoch < WHITENING_EPOCHS)  # type: ignore[union-attr]
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch + 1)
             order = torch.randperm(len(labels), generator=generator)
@@ -84,21 +88,22 @@ def fit_whitened(config: ClassifierTrainConfig, train: Dataset, out: Path, devic
                     look_ahead(weights, slow, 0.95**LOOKAHEAD_EVERY * ((i + 1) / total) ** 3)
                 bar.update()
             losses.append(running.item() / batches)
+            seconds += time.perf_counter() - began
             bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}")
             if not math.isfinite(losses[-1]):
                 raise OptionError(
                     f"lr is {config.lr}: the loss is no longer finite in epoch {epoch + 1}, take a lower one"
                 )
-            state = {"iteration": (epoch + 1) * batches, "config": _plain(config), "losses": losses}
-            training_state.save(out, groups, state)
+            progress = {"iteration": (epoch + 1) * batches, "losses": losses, "seconds": seconds}
+            training_state.save(out, groups, {**progress, "config": _plain(config)})
     look_ahead(weights, slow, 1.0)
-    return model.fold()
+    return model.fold(), losses, seconds
 
 
 def _check_same(config: ClassifierTrainConfig, stored: dict[str, Any], checkpoint: Path) -> None:
     """Raise OptionError where a run would be continued with another configuration than it was started with."""
     for key, value in _plain(config).items():
-        if key != "folder" and stored[key] != value:
+        if key != "folder" and stored.get(key, value) != value:  # an option newer than the run is not there
             raise OptionError(
                 f"{key} {value!r} is not the {stored[key]!r} with which the run in {checkpoint.parent} was started: "
                 f"give that value, or another output folder"

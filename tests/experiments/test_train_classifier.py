@@ -42,6 +42,9 @@ def test_writes_a_feature_space_that_the_metric_reads(tmp_path, stripes):
     assert record["accuracy"]["n_test"] == 200
     assert record["config"]["epochs"] == 4
     assert record["seconds"]["training"] > 0
+    assert record["seconds"]["measuring"] > 0
+    assert len(record["loss"]) == 4
+    assert record["loss"][-1] < record["loss"][0]
 
     space = load_feature_space(str(tmp_path / "out"))
     features = torch.cat(list(feature_batches(stripes("x").images, space.classifier)))
