@@ -32,7 +32,7 @@ class ModelConfig:
     """A network: its weights, and the architecture and data with which `experiment=train` makes them."""
 
     name: str = MISSING
-    weights: str = MISSING  # a name that the package ships, or a path to a .safetensors file
+    weights: str = MISSING  # a name that ships, a .safetensors file, a pipeline folder, or a hub name
     data: str = "fashion-mnist"
     predicts: str = "eps"  # what experiment=train trains the output to be
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig

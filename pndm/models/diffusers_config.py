@@ -7,6 +7,7 @@ beta_schedule squaredcos_cap_v2                 schedule cosine (beta_start and 
 trained_betas                                   schedule table, ᾱ = the running product of 1 - beta
 num_train_timesteps                             train_steps
 prediction_type epsilon, sample, v_prediction   predicts eps, x0, v
+predict_epsilon true, false (diffusers < 0.10)  predicts eps, x0
 timestep_spacing leading, trailing, linspace    the grids of these names
 set_alpha_to_one                                t_end = -1 (ᾱ = 1), else 0 (the ᾱ of index 0)
 """
@@ -24,7 +25,7 @@ from pndm.schedules import Schedule, schedules
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -44,10 +45,12 @@ _CLIPPING: dict[str, Any] = {
 }
 # What a field that is absent from a scheduler_config.json means to the class that wrote it.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {**_COMMON, **_CLIPPING, "variance_type": "fixed_small"},
-    "DDIMScheduler": {**_COMMON, **_CLIPPING, "set_alpha_to_one": True},
-    "PNDMScheduler": {**_COMMON, "skip_prk_steps": False, "set_alpha_to_one": False},
+    "DDPMScheduler": {**COMMON, **_CLIPPING, "variance_type": "fixed_small"},
+    "DDIMScheduler": {**COMMON, **_CLIPPING, "set_alpha_to_one": True},
+    "PNDMScheduler": {**COMMON, "skip_prk_steps": False, "set_alpha_to_one": False},
 }
+# Fields of diffusers below 0.10 that say nothing of a noise path; predict_epsilon is read.
+OLD_FIELDS = ("tensor_format", "timestep_values", "predict_epsilon")
 # The fields that our own scheduler adds.
 OWN_FIELDS = ("solver", "solver_options", "grid_options", "compat")
 FIELDS = frozenset(OWN_FIELDS).union(*DEFAULTS.values())
@@ -58,7 +61,7 @@ def filled(config: Mapping[str, Any], extra_fields: Iterable[str] = ()) -> dict[
 
     extra_fields: further known fields, which mean nothing here. Raises OptionError for a field that nobody knows.
     """
-    passed_over = set(extra_fields) - FIELDS
+    passed_over = {*extra_fields, *OLD_FIELDS} - FIELDS
     if config.get("use_flow_sigmas"):
         raise OptionError(
             "scheduler configuration: use_flow_sigmas=True is a path that preserves no variance; only False"
@@ -70,6 +73,8 @@ def filled(config: Mapping[str, Any], extra_fields: Iterable[str] = ()) -> dict[
                 f"{', '.join(sorted(FIELDS))}"
             )
     given = {name: value for name, value in config.items() if name in FIELDS}
+    if config.get("predict_epsilon") is False:
+        given.setdefault("prediction_type", "sample")
     return {**DEFAULTS.get(config.get("_class_name", ""), {}), **given}
 
 
