@@ -171,9 +171,8 @@ def _check_writable(folder: Path) -> None:
 
 
 def _in_hydras_terms(argument: str) -> list[str]:
-    """`--force` as an option, and `model=path` of a file or pipeline folder, or `model=owner/name`, as the choice
-    `file` with its weights.
-    """
+    """In Hydra's terms: `--force` as an option, and `model=` with a file, a folder or owner/name as `file` with its
+    weights."""
     if argument == "--force":
         return ["force=true"]
     key, _, value = argument.partition("=")

@@ -42,7 +42,7 @@ def key(cfg: DictConfig) -> str:
     everything = {
         **config,
         "experiment": experiment,
-        "model": _weights(config["model"]["weights"]) if on_network else None,
+        "model": (_weights(config["model"]["weights"]) or config["model"]) if on_network else None,
         "device": build.device(cfg).type,
         "version": pndm.__version__,
         "source": _source(tuple(sorted(chosen))),
