@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ def fast(trained: Pretrained, schedule: Schedule, batch: int) -> Fast:
     device = next(trained.network.parameters()).device
     bfloat16 = has_bfloat16(device)
 
-    def of(network: Model) -> Model:
+    def of(network: Any) -> Model:
         inner = dataclasses.replace(trained, network=network).eps(schedule)
 
         def eps(x: Tensor, t: Tensor) -> Tensor:
