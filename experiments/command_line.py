@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, processes
+from experiments import build, claim, config, identity, processes, tensorboard
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
@@ -163,6 +163,10 @@ def check(overrides: list[str]) -> None:
     build.check(cfg)
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name
+    if cfg.tensorboard:
+        if name not in ("sample", "train"):
+            raise OptionError(f"tensorboard=true is for experiment=sample and train, and not for {name}")
+        tensorboard.check()
     if processes.size() > 1 and name != "sample":
         raise OptionError(f"experiment={name} runs in one process: torchrun shares out only experiment=sample")
     if name not in ON_PROBLEMS:
@@ -222,6 +226,8 @@ def _hydra_main(cfg: DictConfig) -> None:
             run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
             if run is not _by_name or not claim.is_done(cfg, out):  # training goes on by itself from where it is
                 run(cfg, out)
+            if cfg.tensorboard and cfg.experiment.name == "sample" and not processes.rank():
+                tensorboard.write(out)
             processes.wait_for_all()
     except (OptionError, ModelError) as error:
         if elsewhere:  # a worker: the other points go on, and the process that waits for all of them ends with this

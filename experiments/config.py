@@ -140,6 +140,7 @@ class Config:
     autocast: bool = False
     progress: bool = True
     force: bool = False
+    tensorboard: bool = False
     output: str = MISSING
 
 
