@@ -36,6 +36,7 @@ class ModelConfig:
     weights: str = MISSING  # a name that ships, a .safetensors file, a pipeline folder, or a hub name
     data: str = "fashion-mnist"
     predicts: str = "eps"  # what experiment=train trains the output to be
+    flip: bool = False  # whether experiment=train mirrors images at random: for data that look the same from both sides
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
 
 
@@ -106,6 +107,15 @@ class TrajectoryExperiment(Study):
     pair: list[str] = MISSING  # the two of `solvers` that are shown side by side
 
 
+@dataclass
+class ConvertExperiment:
+    """Make a pipeline folder of an original checkpoint."""
+
+    name: str = "convert"
+    source: str | None = None  # the .ckpt file
+    image_size: int | None = None  # null: as the level with attention says, which is at 16x16
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
     "convergence": ConvergenceExperiment,
@@ -113,6 +123,7 @@ EXPERIMENTS: dict[str, type] = {
     "trajectory": TrajectoryExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
+    "convert": ConvertExperiment,
 }
 
 

@@ -26,6 +26,7 @@ INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 FILES = (".safetensors", *PICKLES)
+CONVERSION = "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
 # A network's entry in model_index.json, [library, class]: what diffusers reads too, and what UNet2DModel cannot hold.
 THEIRS, OURS = ["diffusers", "UNet2DModel"], ["pndm.models.unet", "UNet"]
 
@@ -81,7 +82,15 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
     """The content of scheduler_config.json. Raises OptionError if it is missing."""
-    file = _part(folder, "scheduler") / SCHEDULER_CONFIG
+    file = part(folder, "scheduler") / SCHEDULER_CONFIG
+    if not file.is_file():
+        raise OptionError(f"pipeline folder {folder}: there is no {file.relative_to(folder)}")
+    return _read_json(file)
+
+
+def read_unet_config(folder: Path) -> dict[str, Any]:
+    """The content of unet/config.json. Raises OptionError if it is missing."""
+    file = part(folder, "unet") / CONFIG
     if not file.is_file():
         raise OptionError(f"pipeline folder {folder}: there is no {file.relative_to(folder)}")
     return _read_json(file)
@@ -94,29 +103,26 @@ def is_ours(folder: Path) -> bool:
 
 def refuse_pickles(folder: Path) -> None:
     """Raise OptionError if the network's weights are there as a pickle only, or not at all."""
-    unet = _part(folder, "unet")
+    unet = part(folder, "unet")
     if any(unet.glob("*.safetensors")):
         return
     for suffix in PICKLES:
         for file in sorted(unet.glob(f"*{suffix}")):
             raise OptionError(
                 f"pipeline folder {folder}: {file.relative_to(folder)} is a pickle, which can run code when it is "
-                "opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
-                "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+                f"opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
+                f"{CONVERSION}"
             )
     raise OptionError(
         f"pipeline folder {folder}: there is no {(unet / WEIGHTS).relative_to(folder)}; weights are read from "
-        "safetensors only"
+        f"safetensors only, and others converted where you trust them: {CONVERSION}"
     )
 
 
 def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> UNet:
     """The U-Net of a pipeline folder, on the CPU in evaluation mode."""
     refuse_pickles(folder)
-    unet = _part(folder, "unet")
-    if not (unet / CONFIG).is_file():
-        raise OptionError(f"pipeline folder {folder}: there is no {(unet / CONFIG).relative_to(folder)}")
-    values = _read_json(unet / CONFIG)
+    unet, values = part(folder, "unet"), read_unet_config(folder)
     if is_ours(folder):
         config = UNetConfig.from_dict({k: v for k, v in values.items() if not k.startswith("_")})
     else:
@@ -150,6 +156,17 @@ def save_network(network: UNet, folder: Path) -> list[str]:
     return OURS if folded else THEIRS
 
 
+def save_pipeline(network: UNet, scheduler: Mapping[str, Any], folder: Path) -> None:
+    """Write a whole pipeline: a DDPMPipeline, which diffusers runs as it is and `PNDMPipeline` takes too.
+
+    scheduler: what `diffusers_config.config_of` gives. Raises OSError.
+    """
+    entry = save_network(network, folder)
+    write_json(folder / "scheduler" / SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler", **scheduler})
+    index = {"_class_name": "DDPMPipeline", "unet": entry, "scheduler": ["diffusers", "DDPMScheduler"]}
+    write_json(folder / INDEX, index)  # last: with it the folder is one that can be loaded
+
+
 def to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """The content of a diffusers `unet/config.json`: the inverse of `UNetConfig.from_diffusers`, for patch 1."""
     return {
@@ -176,7 +193,7 @@ def write_json(file: Path, entries: Mapping[str, Any]) -> None:
     write_atomic(file, (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _part(folder: Path, name: str) -> Path:
+def part(folder: Path, name: str) -> Path:
     """A part's own folder; in the oldest pipelines all parts lie in one."""
     return folder / name if (folder / name).is_dir() else folder
 
