@@ -1,12 +1,11 @@
 # make run    a virtual environment, the package in it, and the main job: 64 images by F-PNDM in 50 steps
 # make test   the same environment with the test tools; lint, types and the default tests
-# make docs   the documentation in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_ARGS ?= solver=plms steps=50
 
-.PHONY: run test test-all lint bench notebooks docs clean
+.PHONY: run test test-all lint bench notebooks clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(RUN_ARGS)
@@ -32,11 +31,6 @@ notebooks: $(VENV)/installed
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 
-# The documentation, in site/; a warning is an error.
-docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
-
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -49,4 +43,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs multirun site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs multirun .pytest_cache .mypy_cache .ruff_cache
