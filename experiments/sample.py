@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, figures, records
+from experiments import build, figures, identity, records
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.noise import SampleNoise
@@ -54,11 +54,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     x, nfe, seconds = draw(cfg, method, model, trained.shape, device, dtype)
     images = to_uint8(x.float())
     record = {
-        "schema": 1,
-        "experiment": "sample",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        "dtype": cfg.dtype,
-        **records.environment(device),
+        **identity.head(cfg, device),
         "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
                   "data": trained.data, "iteration": trained.metadata.get("iteration")},
         "solver": method.solver.name,

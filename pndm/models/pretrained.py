@@ -46,6 +46,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def path(name: str) -> Path:
+    """Where the weights of a shipped network, or of the one that is named by its file, lie."""
+    return FOLDER / f"{name}.safetensors" if name in names() else Path(name)
+
+
 def load(
     name: str | os.PathLike[str],
     *,
@@ -66,17 +71,17 @@ def load(
 
 
 def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    path = FOLDER / f"{name}.safetensors" if name in names() else Path(name)
-    if not path.exists():
+    file = path(str(name))
+    if not file.exists():
         raise OptionError(
             f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
             "pipeline, or its name on the hub (owner/name)"
         )
-    network, metadata = load_checkpoint(path, dtype)
+    network, metadata = load_checkpoint(file, dtype)
     for entry in ("schedule", "predicts", "data"):
         if entry not in metadata:
             raise OptionError(
-                f"checkpoint {path}: its metadata lack {entry!r}, so it is not known how to sample from it"
+                f"checkpoint {file}: its metadata lack {entry!r}, so it is not known how to sample from it"
             )
     schedule = schedules.create(metadata["schedule"])
     return Pretrained(network, _shape(network), schedule, metadata["predicts"], metadata["data"], metadata)
