@@ -1,11 +1,12 @@
 # make run    a virtual environment, the package in it, and the main job: 64 images by F-PNDM in 50 steps
 # make test   the same environment with the test tools; lint, types and the default tests
+# make docs   the documentation: site/index.html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_ARGS ?= solver=plms steps=50
 
-.PHONY: run test test-all lint bench notebooks clean
+.PHONY: run test test-all lint bench notebooks docs clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(RUN_ARGS)
@@ -31,6 +32,11 @@ notebooks: $(VENV)/installed
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 
+# The documentation; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -43,4 +49,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs multirun .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs multirun site .pytest_cache .mypy_cache .ruff_cache

@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from inspect import cleandoc
-from typing import Any
-
-import griffe
 
 LABELS = ("Order", "Evaluations a step", "Evaluations", "Source", "Sources", "Shapes", "Fails")
-_INSIDE = re.compile(rf"(?<=[.;]) (?=(?:{'|'.join(LABELS)}): )")
 _NAMED = re.compile(r"((?:[a-z_]\w*)(?:, [a-z_]\w*)*): +(.*)")
-_CHOICE = re.compile(r"\s+([\w, ]+?)  +(\S.*)")
+_CHOICE = re.compile(r"\s*(\w[\w, ]*?) {2,}(\S.*)")
 
 
 def parts(text: str, names: Collection[str]) -> list[tuple[str, list[str]]]:
     """A docstring in its parts: (label, lines). The label is a name of `names`, one of LABELS, or "" for prose."""
-    lines = [piece for line in cleandoc(text).split("\n") for piece in _INSIDE.split(line)]
+    inside = re.compile(rf"(?<=[.;]) (?=(?:{'|'.join([*LABELS, *map(re.escape, names)])}): )")
+    lines = [piece for line in cleandoc(text).split("\n") for piece in inside.split(line)]
     found: list[tuple[str, list[str]]] = [("", [])]
     for line in lines:
         label, _, rest = line.partition(": ")
@@ -43,10 +40,15 @@ def as_markdown(text: str, names: Collection[str], leave_out: Collection[str] = 
             out += ["", *_prose(lines), ""]
             continue
         shown = f"**{label}:**" if label in LABELS else ", ".join(f"`{name}`" for name in label.split(", ")) + ":"
-        out.append(f"- {shown} {lines[0]}")
-        for line in lines[1:]:
-            choice = _CHOICE.fullmatch(line) if label not in LABELS else None
-            out.append(f"    - `{choice[1]}`: {choice[2]}" if choice else f"    {line.strip()}")
+        out.append(f"- {shown}")
+        indent = "    "
+        for line in lines:
+            choice = None if label in LABELS else _CHOICE.fullmatch(line)
+            if choice:
+                indent = "        "
+                out.append(f"    - `{choice[1]}`: {choice[2]}")
+            else:
+                out.append(indent + line.strip())
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
 
 
@@ -59,15 +61,3 @@ def _prose(lines: list[str]) -> list[str]:
             out.append("")
         out.append(line)
     return out
-
-
-class Docstrings(griffe.Extension):
-    """mkdocstrings' reader: every docstring through `as_markdown`."""
-
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        if obj.docstring is None:
-            return
-        names = set(obj.members)
-        called = obj.members.get("__init__", obj) if obj.is_class else obj
-        names |= {parameter.name for parameter in getattr(called, "parameters", [])}
-        obj.docstring.value = as_markdown(obj.docstring.value, names)

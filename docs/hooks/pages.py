@@ -5,6 +5,7 @@ A solver, a module, a notebook or a page in docs/ that is added turns up by itse
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -23,16 +24,17 @@ import solver_pages  # noqa: E402
 
 import pndm  # noqa: E402
 
-FIRST = ["index.md", "idea.md"]
+FIRST = ["index.md", "idea.md", "experiments.md"]
 NOTEBOOKS = ROOT / "notebooks"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The navigation: the pages of docs/ by name, and what is made here."""
     written = sorted(path.name for path in Path(config.docs_dir).glob("*.md"))
-    others = [name for name in written if name not in [*FIRST, "experiments.md"]]
+    others = [name for name in written if name not in FIRST]
     config.nav = [
-        *FIRST,
+        {"Home": "index.md"},
+        "idea.md",
         {"Notebooks": [f"notebooks/{path.stem}.md" for path in _notebooks()]},
         {"Solvers": ["solvers/index.md", *(f"solvers/{name}.md" for name in pndm.solvers.names())]},
         {"Experiments": ["experiments.md", *others]},
@@ -50,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     add("solvers/index.md", solver_pages.index())
     for name in pndm.solvers.names():
         add(f"solvers/{name}.md", solver_pages.page(name))
-    add("api/index.md", "# API\n\n" + "\n".join(f"- [`{module}`]({module}.md)" for module in modules()) + "\n")
+    add("api/index.md", api_index())
     for module in modules():
         add(f"api/{module}.md", f"# `{module}`\n\n::: {module}\n")
     for path in _notebooks():
@@ -63,22 +65,34 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     """Links to files of the repository outside docs/: to their page where they have one, else as plain text."""
-    up = "../" * page.file.src_uri.count("/")
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]  # which would list this page alone
+    if "/" in page.file.src_uri:
+        return markdown
 
     def within(match: re.Match[str]) -> str:
-        text, target = match[1], match[2]
+        text, target = match[1], match[2].partition("#")[0]
         if target.endswith(".ipynb"):
-            return f"[{text}]({up}notebooks/{Path(target).stem}.md)"
-        return f"[{text}]({up}index.md)" if target.endswith("README.md") else text
+            return f"[{text}](notebooks/{Path(target).stem}.md)"
+        return f"[{text}](index.md)" if target == "README.md" else text
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)\s]+)\)", within, markdown) if not up else markdown
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)\s]+)\)", within, markdown)
 
 
-def modules() -> list[str]:
-    """Every module of the package that has something to show."""
-    paths = sorted((ROOT / "pndm").rglob("*.py"))
-    dotted = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if path.stat().st_size)
-    return [name.removesuffix(".__init__") for name in dotted]
+def modules() -> dict[str, Path]:
+    """Every module of the package that has something to show, with its file."""
+    paths = [path for path in sorted((ROOT / "pndm").rglob("*.py")) if path.stat().st_size]
+    dotted = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    return {name.removesuffix(".__init__"): path for name, path in zip(dotted, paths, strict=True)}
+
+
+def api_index() -> str:
+    """The Markdown of the table of all modules."""
+    lines = ["# API", "", "| module | |", "|---|---|"]
+    for module, path in modules().items():
+        about = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0]
+        lines.append(f"| [`{module}`]({module}.md) | {about} |")
+    return "\n".join([*lines, ""])
 
 
 def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:

@@ -13,7 +13,7 @@ import pndm
 
 FORMULAS = Path(__file__).parent.parent / "formulas"
 NO_FORMULA = "*The formula of this solver has not been written down yet: docs/formulas/{name}.md.*"
-LEFT_OUT = ("Order", "Evaluations a step", "Evaluations")  # the page's table has them
+LEFT_OUT = ("Evaluations a step", "Evaluations")  # the page's table has them
 
 
 def order_of(solver: pndm.solvers.Solver) -> str:
@@ -49,6 +49,7 @@ def page(name: str) -> str:
     kind = type(solver)
     options = pndm.solvers.solvers.options(name)
     formula = FORMULAS / f"{name}.md"
+    steps = solver.evaluations_per_step is not None
     lines = [
         f"# `{name}`",
         "",
@@ -73,11 +74,11 @@ def page(name: str) -> str:
         "## Use",
         "",
         "```python",
-        f'pndm.solve(model, x, solver="{name}", steps=50)',
+        f'pndm.solve(model, x, solver="{name}"{", steps=50" if steps else ""})',
         "```",
         "",
         "```",
-        f"python run.py solver={name} steps=50",
+        f"python run.py solver={name}{' steps=50' if steps else ''}",
         "```",
         "",
     ]
@@ -89,7 +90,7 @@ def index() -> str:
     lines = [
         "# Solvers",
         "",
-        "Orders are measured by the tests for every registered solver; cost is evaluations of the network, never steps.",
+        "The tests measure the order of every registered solver. Cost is evaluations of the network, never steps.",
         "",
         "| solver | method | order | evaluations a step |",
         "|---|---|---|---|",
