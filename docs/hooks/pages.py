@@ -37,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "idea.md",
         {"Notebooks": [f"notebooks/{path.stem}.md" for path in _notebooks()]},
         {"Solvers": ["solvers/index.md", *(f"solvers/{name}.md" for name in pndm.solvers.names())]},
-        {"Experiments": ["experiments.md", *others]},
+        {"Guides": ["experiments.md", *others]},
         {"API": ["api/index.md", *(f"api/{module}.md" for module in modules())]},
     ]
     return config
