@@ -93,8 +93,8 @@ def test_pictures_exist_and_are_shown():
     for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).is_file(), f"{page.name} shows {target}"
-            shown.add((page.parent / target).resolve())
-    assert {path.resolve() for path in (DOCS / "images").iterdir()} == shown
+            shown.add((page.parent / target).stem)
+    assert {path.stem for path in (DOCS / "images").iterdir()} == shown  # a PNG may have its SVG beside it
 
 
 @pytest.mark.skipif(NODE is None, reason="KaTeX runs in node, which is not installed")
