@@ -106,6 +106,15 @@ class TrajectoryExperiment(Study):
     pair: list[str] = MISSING  # the two of `solvers` that are shown side by side
 
 
+@dataclass
+class ConvertExperiment:
+    """Make a pipeline folder of an original checkpoint."""
+
+    name: str = "convert"
+    source: str | None = None  # the .ckpt file
+    image_size: int | None = None  # null: as the level with attention says, which is at 16x16
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
     "convergence": ConvergenceExperiment,
@@ -113,6 +122,7 @@ EXPERIMENTS: dict[str, type] = {
     "trajectory": TrajectoryExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
+    "convert": ConvertExperiment,
 }
 
 

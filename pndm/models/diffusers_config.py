@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pndm.errors import OptionError, unknown_name
-from pndm.schedules import Schedule, schedules
+from pndm.schedules import Linear, ScaledLinear, Schedule, schedules
 
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -96,6 +96,21 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
         raise unknown_name("beta_schedule", kind, BETA_SCHEDULES)
     ends = {} if kind == "squaredcos_cap_v2" else {name: config[name] for name in ("beta_start", "beta_end")}
     return schedules.create(BETA_SCHEDULES[kind], train_steps=steps, **ends)
+
+
+def config_of(schedule: Schedule, predicts: str) -> dict[str, Any]:
+    """The entries that say this: the inverse of `schedule_of` and `predicts_of`, for a discrete schedule."""
+    if schedule.train_steps is None:
+        raise OptionError(
+            f"schedule {schedule.name!r} has no discrete training steps, as diffusers' configurations need"
+        )
+    kind = next((theirs for theirs, ours in PREDICTS.items() if ours == predicts), predicts)
+    entries = {"num_train_timesteps": schedule.train_steps, "prediction_type": kind}
+    if isinstance(schedule, (Linear, ScaledLinear)):
+        ends = {"beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
+        return {**entries, **ends, "beta_schedule": schedule.name}
+    table = schedule.alpha(np.arange(-1.0, schedule.train_steps)) ** 2
+    return {**entries, "trained_betas": (1 - table[1:] / table[:-1]).tolist()}
 
 
 def predicts_of(config: Mapping[str, Any]) -> str:

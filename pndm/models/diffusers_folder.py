@@ -26,6 +26,7 @@ INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 FILES = (".safetensors", *PICKLES)
+CONVERSION = "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
 # A network's entry in model_index.json, [library, class]: what diffusers reads too, and what UNet2DModel cannot hold.
 THEIRS, OURS = ["diffusers", "UNet2DModel"], ["pndm.models.unet", "UNet"]
 
@@ -101,12 +102,12 @@ def refuse_pickles(folder: Path) -> None:
         for file in sorted(unet.glob(f"*{suffix}")):
             raise OptionError(
                 f"pipeline folder {folder}: {file.relative_to(folder)} is a pickle, which can run code when it is "
-                "opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
-                "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+                f"opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
+                f"{CONVERSION}"
             )
     raise OptionError(
         f"pipeline folder {folder}: there is no {(unet / WEIGHTS).relative_to(folder)}; weights are read from "
-        "safetensors only"
+        f"safetensors only, and others converted where you trust them: {CONVERSION}"
     )
 
 
@@ -148,6 +149,17 @@ def save_network(network: UNet, folder: Path) -> list[str]:
     write_json(folder / "unet" / CONFIG, entries)
     write_atomic(folder / "unet" / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     return OURS if folded else THEIRS
+
+
+def save_pipeline(network: UNet, scheduler: Mapping[str, Any], folder: Path) -> None:
+    """Write a whole pipeline: a DDPMPipeline, which diffusers runs as it is and `PNDMPipeline` takes too.
+
+    scheduler: what `diffusers_config.config_of` gives. Raises OSError.
+    """
+    entry = save_network(network, folder)
+    write_json(folder / "scheduler" / SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler", **scheduler})
+    index = {"_class_name": "DDPMPipeline", "unet": entry, "scheduler": ["diffusers", "DDPMScheduler"]}
+    write_json(folder / INDEX, index)  # last: with it the folder is one that can be loaded
 
 
 def to_diffusers(config: UNetConfig) -> dict[str, Any]:
