@@ -37,6 +37,8 @@ def key(cfg: DictConfig) -> str:
     """
     config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(cfg, _options(cfg)), resolve=True))
     experiment = {name: value for name, value in config["experiment"].items() if name not in ("cache", "progress")}
+    if experiment.get("source"):  # of experiment=convert
+        experiment["source"] = _weights(experiment["source"]) or experiment["source"]
     on_network = config["problem"]["name"] == "none"
     chosen = {str(inspect.getsourcefile(type(create(GROUPS[group], cfg[group])))) for group in GROUPS}
     everything = {
@@ -67,6 +69,8 @@ def folder_name(cfg: DictConfig) -> str:
     """The name of a run's folder, such as plms-50-3fa9c1d2e8: what people look for, then the key."""
     if cfg.experiment.name == "sample":
         about = f"{cfg.solver.name}-{cfg.steps}"
+    elif cfg.experiment.name == "convert":
+        about = Path(cfg.experiment.source or "").stem
     elif cfg.problem.name != "none":
         about = cfg.problem.name
     else:
