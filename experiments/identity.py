@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import pndm
 from experiments import build, records
 from experiments.config import GROUPS, create
+from pndm.errors import OptionError
 from pndm.models import pretrained
 
 WITHOUT_EFFECT = ("output", "progress", "force")  # of the options; of an experiment's own: cache, progress
@@ -91,8 +92,11 @@ def _options(cfg: DictConfig) -> list[str]:
 
 
 def _weights(name: str) -> str | None:
-    """The sha256 of a model's files; None where there are none: a name on the hub, or a mistake that loading names."""
-    path = pretrained.path(name)
+    """The sha256 of a model's files; None where there are none, which loading them will say more clearly."""
+    try:
+        path = pretrained.path(name)
+    except OptionError:
+        return None
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = [_digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return hashlib.sha256("".join(found).encode()).hexdigest() if found else None

@@ -47,9 +47,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def path(name: str) -> Path:
-    """Where the weights of a shipped network, or of the one that is named by its file, lie."""
-    return FOLDER / f"{name}.safetensors" if name in names() else Path(name)
+def path(name: str | os.PathLike[str]) -> Path:
+    """The file or folder of a network, which need not be there; one that is named on the hub is fetched.
+
+    Raises OptionError when that is not possible.
+    """
+    if name in names():
+        return FOLDER / f"{name}.safetensors"
+    return folders.local_folder(name) if folders.is_pipeline(name) else Path(name)
 
 
 def load(
@@ -72,7 +77,7 @@ def load(
 
 
 def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    file = path(str(name))
+    file = path(name)
     if not file.exists():
         raise OptionError(
             f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
@@ -89,7 +94,7 @@ def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
 
 
 def _from_folder(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    folder = folders.local_folder(name)
+    folder = path(name)
     index = folders.read_index(folder)
     config = {**COMMON, **filled(folders.read_scheduler_config(folder))}
     network = _network(folder, dtype)
