@@ -140,15 +140,14 @@ class Config:
     experiment: Any = MISSING
     steps: int = 50
     samples: int = 64
-    batch: int = 64
+    batch: Any = 64  # a number, or auto
     seed: int = 0
     t_start: float | None = None
     t_end: float | None = None
     denoise: bool = False
     device: str = "auto"
     dtype: str = "float32"
-    compile: bool = False
-    autocast: bool = False
+    speed: str = "exact"
     progress: bool = True
     force: bool = False
     tensorboard: bool = False
