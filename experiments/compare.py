@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from experiments import figures, records
+from experiments.shards import first
 from pndm.errors import OptionError
 
 COLUMNS = ("solver", "options", "grid", "schedule", "steps", "nfe", "samples", "seed", "seconds", "seconds_per_image")
@@ -147,14 +148,12 @@ def against_nfe(runs: list[dict[str, Any]], metric: str) -> Any:
 def strip(runs: list[dict[str, Any]]) -> Any:
     """The first samples of every run, a run a row: down a column is the same starting noise when the seeds agree."""
     import numpy as np
-    from safetensors.torch import load_file
 
     from pndm.data import to_uint8
 
     rows = []
     for run in runs:
-        x = load_file(run["folder"] / "samples.safetensors")["x"][:STRIP_COLUMNS]
-        images = to_uint8(x.float()).permute(0, 2, 3, 1).numpy()
+        images = to_uint8(first(run["folder"], STRIP_COLUMNS).float()).permute(0, 2, 3, 1).numpy()
         rows.append((f"{label(run, runs)}\n{run['steps']} steps, nfe {run['nfe']}", images))
     count = max(len(images) for _, images in rows)
     figure = figures.new_figure(1.7 + 0.62 * count, 0.3 + 0.66 * len(rows))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 import pndm
-from experiments import build, figures, identity, records
+from experiments import build, figures, identity, processes, records
+from experiments.drawing import draw, warmed_up
+from experiments.shards import FOLDER, TOGETHER, Shards, first, parts, tidy
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.models.fast import Fast, fast
@@ -25,37 +25,25 @@ SHOWN = 64
 COMPARED = 4  # samples that a fast run makes again with exact evaluations
 
 
-class Progress(tqdm):
-    """A bar over evaluations, with the time left and images a second."""
-
-    images_per_evaluation = 0.0
-
-    def __init__(self, **options: Any):
-        layout = (
-            "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} evaluations, {images} images/s, {remaining} left"
-        )
-        super().__init__(bar_format=layout if options["total"] else None, dynamic_ncols=True, **options)
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        shown = super().format_dict
-        rate = shown["rate"] or (shown["n"] / shown["elapsed"] if shown["elapsed"] else 0.0)
-        return {**shown, "images": f"{rate * self.images_per_evaluation:.1f}"}
-
-
 def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
-    """Run one configuration into the folder `out` and return its record."""
+    """Run one configuration into the folder `out`, from the first batch that is not there, and return its record."""
     method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
     trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
+    head = identity.head(cfg, device)
     cfg = build.with_batch(cfg, trained)
     exact = trained.eps(method.schedule)
     faster = fast(trained, method.schedule, min(cfg.batch, cfg.samples)) if cfg.speed == "fast" else None
     model = faster.model if faster else exact
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
-    x, nfe, seconds = draw(cfg, method, model, trained.shape, device, dtype)
-    images = to_uint8(x.float())
+    shards = Shards(out, identity.key(cfg), cfg.samples, cfg.batch)
+    (out / TOGETHER).unlink(missing_ok=True)  # of a run that was killed before its record: made again from its batches
+    draw(cfg, method, model, trained.shape, device, dtype, shards)
+    if processes.rank():
+        return {}
+    shards.put_together()
+    nfe, seconds = shards.cost()
     record = {
-        **identity.head(cfg, device),
+        **head,
         "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
                   "data": trained.data, "iteration": trained.metadata.get("iteration")},
         "solver": method.solver.name,
@@ -63,17 +51,19 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "times": method.times.tolist(),
         "denoise": cfg.denoise,
         "nfe": nfe,
-        "samples": len(x),
+        "samples": cfg.samples,
         "seed": cfg.seed,
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
-        "seconds_per_image": round(seconds / len(x), 6),
-        "speed": {"mode": cfg.speed, **(told(faster, image_error(cfg, method, exact, x)) if faster else {})},
-        "metrics": measure(cfg, images, trained.data),
+        "seconds_per_image": round(seconds / cfg.samples, 6),
+        "batch": cfg.batch,
+        "speed": {"mode": cfg.speed,
+                  **(told(faster, image_error(cfg, method, exact, first(out, COMPARED))) if faster else {})},
+        "metrics": measure(cfg, (to_uint8(x.float()) for _, x in parts(out)), trained.data),
     }  # fmt: skip
-    records.write(out / "samples.safetensors", save({"x": x.contiguous()}, {"seed": str(cfg.seed)}))
-    records.write(out / "samples.png", figures.image_grid(images[:SHOWN]))
+    records.write(out / "samples.png", figures.image_grid(to_uint8(first(out, SHOWN).float())))
     records.write_record(out, record)
+    tidy(out)
     print(report(record, out))
     return record
 
@@ -90,9 +80,8 @@ def told(faster: Fast, error: dict[str, float]) -> dict[str, Any]:
 
 def image_error(cfg: DictConfig, method: build.Method, exact: Model, x: Tensor) -> dict[str, float]:
     """How far the first samples lie from those that exact evaluations give, in images of range [-1, 1]."""
-    few = x[:COMPARED]
-    noise = SampleNoise(cfg.seed, range(len(few)))
-    start = noise.draw(few.shape[1:], few.dtype, build.device(cfg))
+    noise = SampleNoise(cfg.seed, range(len(x)))
+    start = noise.draw(x.shape[1:], x.dtype, build.device(cfg))
     found = pndm.solve(
         exact,
         start,
@@ -102,60 +91,16 @@ def image_error(cfg: DictConfig, method: build.Method, exact: Model, x: Tensor) 
         generator=noise,
         denoise=cfg.denoise,
     )
-    apart = few - found.x.cpu()
+    apart = x - found.x.cpu()
     return {
         "image_error_rms": apart.square().mean().sqrt().item(),
         "image_error_max": apart.abs().max().item(),
-        "image_error_samples": len(few),
+        "image_error_samples": len(x),
     }
 
 
-@torch.no_grad()
-def warmed_up(model: Model, x: Tensor) -> float:
-    """Ask the model once, so that neither compilation nor first allocations are in the timing; the seconds it took."""
-    start = time.perf_counter()
-    model(x, torch.zeros(len(x), device=x.device)).sum().item()
-    return time.perf_counter() - start
-
-
-def draw(
-    cfg: DictConfig,
-    method: build.Method,
-    model: Model,
-    shape: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Tensor, int, float]:
-    """The samples (N, *shape) on the CPU, the evaluations that each cost, and the seconds that solving took."""
-    parts, nfe, seconds = [], 0, 0.0
-    starts = range(0, cfg.samples, cfg.batch)
-    expected = method.solver.begin(method.schedule, method.times, SampleNoise(cfg.seed, ())).evaluations()
-    total = (expected + cfg.denoise) * len(starts) if expected else None
-    with Progress(total=total, desc=method.solver.name, unit="eval", disable=not cfg.progress) as bar:
-        bar.images_per_evaluation = cfg.samples / total if total else 0.0
-        for start in starts:
-            indices = range(start, min(start + cfg.batch, cfg.samples))
-            noise = SampleNoise(cfg.seed, indices)
-            x = noise.draw(shape, dtype, device)
-            began = time.perf_counter()
-            solution = pndm.solve(
-                model,
-                x,
-                solver=method.solver,
-                schedule=method.schedule,
-                grid=method.times,
-                generator=noise,
-                progress=bar,
-                denoise=cfg.denoise,
-            )
-            parts.append(solution.x.cpu())  # which waits for the device
-            seconds += time.perf_counter() - began
-            nfe = max(nfe, solution.nfe)
-    return torch.cat(parts), nfe, seconds
-
-
-def measure(cfg: DictConfig, images: Tensor, data: str) -> dict[str, Any]:
-    """The chosen metric on 8-bit images, against the data that the network was trained on."""
+def measure(cfg: DictConfig, images: Iterable[Tensor], data: str) -> dict[str, Any]:
+    """The chosen metric on batches of 8-bit images, against the data that the network was trained on."""
     if cfg.metric.name == "none":
         return {}
     from pndm.metrics.frechet import frechet_features
@@ -181,5 +126,5 @@ def report(record: dict[str, Any], out: Path) -> str:
             f"  (95 % of such runs: {found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
         )
         lines.append(f"{name} {found['value']:.3f} on {found['n']} samples{interval}")
-    files = ("samples.png", "samples.safetensors", "record.json")
+    files = ("samples.png", TOGETHER if (out / TOGETHER).exists() else FOLDER, "record.json")
     return "\n".join([*lines, *(f"{'wrote':10} {out / file}" for file in files)])
