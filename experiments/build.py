@@ -67,12 +67,15 @@ def device(cfg: DictConfig) -> torch.device:
     return found
 
 
-def with_batch(cfg: DictConfig, trained: Pretrained) -> DictConfig:
-    """The configuration with batch=auto replaced by the number that fits the memory there is."""
+def with_batch(cfg: DictConfig, trained: Pretrained, begun: int | None) -> DictConfig:
+    """The configuration with batch=auto replaced by the number that fits the memory there is.
+
+    begun: the batch of a run that goes on, which keeps its own, as the memory there is may have changed.
+    """
     if cfg.batch != "auto":
         return cfg
     cfg = cfg.copy()
-    cfg.batch = min(largest_batch(trained.network, trained.shape), cfg.samples)
+    cfg.batch = begun or min(largest_batch(trained.network, trained.shape), cfg.samples)
     return cfg
 
 

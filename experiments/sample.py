@@ -14,7 +14,7 @@ from torch import Tensor
 import pndm
 from experiments import build, figures, identity, processes, records
 from experiments.drawing import draw, warmed_up
-from experiments.shards import FOLDER, TOGETHER, Shards, first, parts, tidy
+from experiments.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.models.fast import Fast, fast
@@ -29,19 +29,20 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Run one configuration into the folder `out`, from the first batch that is not there, and return its record."""
     method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
     trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
-    head = identity.head(cfg, device)
-    cfg = build.with_batch(cfg, trained)
+    head = identity.head(cfg, device)  # of what was asked for, batch=auto as it stands
+    cfg = build.with_batch(cfg, trained, begun_with(out))
     exact = trained.eps(method.schedule)
     faster = fast(trained, method.schedule, min(cfg.batch, cfg.samples)) if cfg.speed == "fast" else None
     model = faster.model if faster else exact
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
-    shards = Shards(out, identity.key(cfg), cfg.samples, cfg.batch)
+    shards = Shards(out, head["key"], cfg.samples, cfg.batch)
     (out / TOGETHER).unlink(missing_ok=True)  # of a run that was killed before its record: made again from its batches
     draw(cfg, method, model, trained.shape, device, dtype, shards)
     if processes.rank():
         return {}
     shards.put_together()
     nfe, seconds = shards.cost()
+    error = image_error(cfg, method, exact, first(out, COMPARED)) if faster else {}
     record = {
         **head,
         "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
@@ -52,13 +53,12 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "denoise": cfg.denoise,
         "nfe": nfe,
         "samples": cfg.samples,
+        "batch": cfg.batch,
         "seed": cfg.seed,
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / cfg.samples, 6),
-        "batch": cfg.batch,
-        "speed": {"mode": cfg.speed,
-                  **(told(faster, image_error(cfg, method, exact, first(out, COMPARED))) if faster else {})},
+        "speed": {"mode": cfg.speed, **(told(faster, error) if faster else {})},
         "metrics": measure(cfg, (to_uint8(x.float()) for _, x in parts(out)), trained.data),
     }  # fmt: skip
     records.write(out / "samples.png", figures.image_grid(to_uint8(first(out, SHOWN).float())))
@@ -78,10 +78,10 @@ def told(faster: Fast, error: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def image_error(cfg: DictConfig, method: build.Method, exact: Model, x: Tensor) -> dict[str, float]:
+def image_error(cfg: DictConfig, method: build.Method, exact: Model, few: Tensor) -> dict[str, float]:
     """How far the first samples lie from those that exact evaluations give, in images of range [-1, 1]."""
-    noise = SampleNoise(cfg.seed, range(len(x)))
-    start = noise.draw(x.shape[1:], x.dtype, build.device(cfg))
+    noise = SampleNoise(cfg.seed, range(len(few)))
+    start = noise.draw(few.shape[1:], few.dtype, build.device(cfg))
     found = pndm.solve(
         exact,
         start,
@@ -91,11 +91,11 @@ def image_error(cfg: DictConfig, method: build.Method, exact: Model, x: Tensor) 
         generator=noise,
         denoise=cfg.denoise,
     )
-    apart = x - found.x.cpu()
+    apart = few - found.x.cpu()
     return {
         "image_error_rms": apart.square().mean().sqrt().item(),
         "image_error_max": apart.abs().max().item(),
-        "image_error_samples": len(x),
+        "image_error_samples": len(few),
     }
 
 

@@ -54,11 +54,13 @@ class TrainConfig:
     resume: str | None = None
     """Another run's folder to start from when the output folder has no checkpoint."""
     progress: bool = True
+    tensorboard: bool = False
+    """Also write the record's curves as an event file of TensorBoard."""
 
 
 FREE_OPTIONS = {
     "iterations", "data_folder", "amp", "channels_last", "compile", "checkpoint_minutes", "moments",
-    "validate_every", "validate_images", "resume", "progress",
+    "validate_every", "validate_images", "resume", "progress", "tensorboard",
 }  # fmt: skip
 """Options that may differ when a run is continued: where and how fast it runs, and for how long."""
 
