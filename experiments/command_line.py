@@ -14,13 +14,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import build, claim, config, identity, processes, tensorboard
@@ -51,7 +52,10 @@ def main() -> int:
             return 0
         sys.argv[1:] = [argument for given in sys.argv[1:] for argument in _in_hydras_terms(given)]
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in sys.argv[1:]):
+        if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+            print(helped(overrides))
+            return 0
+        if not any(argument in ("--hydra-help", "--version") for argument in sys.argv[1:]):
             for point in points(overrides):
                 check(point)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in overrides):
@@ -63,6 +67,15 @@ def main() -> int:
             print(f"run.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def helped(overrides: list[str]) -> str:
+    """The help of conf/config.yaml for these choices. Hydra's own lists every group first, which takes two seconds."""
+    cfg = _composed(overrides)
+    template = Template(cfg.hydra.help.template)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return template.safe_substitute(CONFIG=OmegaConf.to_yaml(cfg)).rstrip()
 
 
 def choices(group: str) -> list[str]:
@@ -152,14 +165,20 @@ def _check_options(point: list[str]) -> None:
                 raise unknown_name(f"option of {group} {name}", option, accepted)
 
 
-def check(overrides: list[str]) -> None:
-    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
+def _composed(overrides: list[str]) -> DictConfig:
+    """The configuration of one point, Hydra's own part with it. Raises OptionError where it cannot be made."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("config", overrides, return_hydra_config=True)
         OmegaConf.resolve(cfg.experiment)
     except (HydraException, OmegaConfBaseException) as error:
         raise OptionError(_reason(error)) from None
+    return cfg
+
+
+def check(overrides: list[str]) -> None:
+    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
+    cfg = _composed(overrides)
     build.check(cfg)
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name

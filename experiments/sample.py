@@ -53,6 +53,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "denoise": cfg.denoise,
         "nfe": nfe,
         "samples": cfg.samples,
+        "batch": cfg.batch,
         "seed": cfg.seed,
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
