@@ -34,6 +34,14 @@ def method(cfg: DictConfig) -> Method:
     return Method(solver, schedule, grid, times(grid, cfg.steps, schedule, cfg.t_start, cfg.t_end))
 
 
+def check_denoise(cfg: DictConfig, schedule: Schedule, placed: np.ndarray) -> None:
+    """Raise OptionError for denoise=true on times that end without noise already."""
+    if cfg.denoise and schedule.sigma(float(placed[-1])) == 0:
+        raise OptionError(
+            f"denoise=true has nothing to do: the run ends without noise, at t = {placed[-1]:g}; set t_end above it"
+        )
+
+
 def dtype(cfg: DictConfig) -> torch.dtype:
     """The floating-point type of states and weights."""
     if cfg.dtype not in DTYPES:
@@ -56,7 +64,8 @@ def device(cfg: DictConfig) -> torch.device:
 
 def check(cfg: DictConfig) -> None:
     """Make all that is cheap to make. Raises OptionError for the first thing that cannot be used."""
-    method(cfg)
+    chosen = method(cfg)
+    check_denoise(cfg, chosen.schedule, chosen.times)
     dtype(cfg)
     device(cfg)
     for option in ("samples", "batch"):

@@ -132,6 +132,7 @@ class Config:
     seed: int = 0
     t_start: float | None = None
     t_end: float | None = None
+    denoise: bool = False
     device: str = "auto"
     dtype: str = "float32"
     compile: bool = False

@@ -64,6 +64,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "solver": method.solver.name,
         "steps": len(method.times) - 1,
         "times": method.times.tolist(),
+        "denoise": cfg.denoise,
         "nfe": nfe,
         "samples": len(x),
         "seed": cfg.seed,
@@ -109,7 +110,7 @@ def draw(
     parts, nfe, seconds = [], 0, 0.0
     starts = range(0, cfg.samples, cfg.batch)
     expected = method.solver.begin(method.schedule, method.times, SampleNoise(cfg.seed, ())).evaluations()
-    total = expected * len(starts) if expected else None
+    total = (expected + cfg.denoise) * len(starts) if expected else None
     with Progress(total=total, desc=method.solver.name, unit="eval", disable=not cfg.progress) as bar:
         bar.images_per_evaluation = cfg.samples / total if total else 0.0
         for start in starts:
@@ -125,6 +126,7 @@ def draw(
                 grid=method.times,
                 generator=noise,
                 progress=bar,
+                denoise=cfg.denoise,
             )
             parts.append(solution.x.cpu())  # which waits for the device
             seconds += time.perf_counter() - began

@@ -44,7 +44,8 @@ class Target:
     device: torch.device
     identity: dict[str, Any]
     problem: Problem | None
-    data: str = ""  # the data set of a network
+    data: str  # the data set of a network
+    denoise: bool  # whether a run goes on from `end` to the clean end by a denoising step
 
     def noise(self, seed: int, samples: int) -> Tensor:
         """The starting states of samples 0, 1, ..., the same that a sampling run has."""
@@ -71,7 +72,7 @@ def make(cfg: DictConfig) -> Target:
         name, model, shape = Path(cfg.model.weights).stem, trained.eps(schedule), trained.shape
         identity = {"weights": digest(trained.network.state_dict()), "predicts": trained.predicts}
     of = "" if problem is not None else trained.data
-    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem, of)
+    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem, of, cfg.denoise)
 
 
 def make_problem(cfg: DictConfig) -> Problem | None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import records, target, work_precision_figure
+from experiments import build, records, target, work_precision_figure
 from experiments.config import GROUPS, create
 from experiments.reference_cache import Cache
 from experiments.target import Target
@@ -53,7 +53,7 @@ def check(cfg: DictConfig) -> None:
     target.refuse_stochastic(solvers)
     schedule = create(GROUPS["schedule"], cfg.schedule)
     for grid in target.chosen(GROUPS["grid"], cfg.experiment.grids).values():
-        grids.times(grid, 5, schedule, cfg.t_start, cfg.t_end)
+        build.check_denoise(cfg, schedule, grids.times(grid, 5, schedule, cfg.t_start, cfg.t_end))
     if not cfg.experiment.evaluations or min(cfg.experiment.evaluations) < 1:
         raise OptionError(f"experiment.evaluations={list(cfg.experiment.evaluations)} must be whole numbers from 1")
     if any(not tolerance > 0 for tolerance in cfg.experiment.tolerances):
@@ -68,7 +68,8 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
     goal = target.make(cfg)
     x = goal.noise(cfg.seed, cfg.samples)
     cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
-    truth = goal.reference(x, np.array([goal.start, goal.end]), cfg.experiment.tolerance, cache)
+    end = goal.schedule.t_data if goal.denoise else goal.end
+    truth = goal.reference(x, np.array([goal.start, end]), cfg.experiment.tolerance, cache)
     rows, warm = [], set()
     with tqdm(runs(cfg, goal), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:
         for label, on, solver, times, tolerance in bar:
@@ -94,6 +95,7 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "dimension": math.prod(goal.shape),
         "t_start": goal.start,
         "t_end": goal.end,
+        "denoise": goal.denoise,
         "reference": {"method": truth.method, "tolerance": truth.tolerance, "difference": truth.difference,
                       "converged": truth.converged, "nfe": truth.nfe},
         "rows": rows,
@@ -142,7 +144,7 @@ def steps_for(budget: int, solver: Solver, grid: Grid, goal: Target) -> np.ndarr
         except OptionError:  # a grid that cannot be so short or so long
             continue
         spent = solver.begin(goal.schedule, times, as_noise(None)).evaluations()
-        if spent is not None and spent <= budget:
+        if spent is not None and spent + goal.denoise <= budget:
             return times
     return None
 
@@ -166,7 +168,9 @@ def measure(
             if repeat and time.perf_counter() - since > ENOUGH_SECONDS:
                 break
             began = time.perf_counter()
-            solution = pndm.solve(goal.model, x, solver=solver, schedule=goal.schedule, grid=times)
+            solution = pndm.solve(
+                goal.model, x, solver=solver, schedule=goal.schedule, grid=times, denoise=goal.denoise
+            )
             landed = solution.x.cpu()  # which waits for the device
             seconds = min(seconds, time.perf_counter() - began)
     except ModelError:
@@ -250,11 +254,11 @@ def report(record: dict[str, Any]) -> str:
         said = [f"{row['solver']} on {row['grid']} ({row['nfe']} evaluations): {row['error']:.2e}"
                 for row in (entry["best"], entry["next"]) if row]  # fmt: skip
         lines.append(f"{entry['evaluations']:4}  " + "; next ".join(said))
-    truth = record["reference"]
+    truth, denoised = record["reference"], " and denoised" if record["denoise"] else ""
     lines += [
         "",
         f"{record['target']['name']}: {record['samples']} samples of {record['dimension']} numbers, t from "
-        f"{record['t_start']:g} to {record['t_end']:g}, {record['dtype']}, {record['seconds']:.0f} s",
+        f"{record['t_start']:g} to {record['t_end']:g}{denoised}, {record['dtype']}, {record['seconds']:.0f} s",
         f"reference: {truth['method']}, {truth['nfe']} evaluations, difference {truth['difference']:.1e}"
         + ("" if truth["converged"] else f", WHICH IS ABOVE ITS TOLERANCE {truth['tolerance']:.0e}"),
     ]

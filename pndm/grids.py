@@ -71,9 +71,10 @@ def _checked(placed: np.ndarray, schedule: Schedule, label: str) -> np.ndarray:
 
 
 def _check_ends(start: float, end: float, schedule: Schedule, label: str) -> None:
-    low = -1.0 if schedule.train_steps else 0.0
-    if start > schedule.t_noise or end < low:
-        raise OptionError(f"{label}: times must lie in [{low:g}, {schedule.t_noise:g}], not {start:g} to {end:g}")
+    if start > schedule.t_noise or end < schedule.t_data:
+        raise OptionError(
+            f"{label}: times must lie in [{schedule.t_data:g}, {schedule.t_noise:g}], not {start:g} to {end:g}"
+        )
 
 
 @register("uniform")

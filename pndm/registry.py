@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
@@ -10,6 +11,12 @@ from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 from pndm.errors import OptionError, unknown_name
 
 T = TypeVar("T")
+TYPES: dict[Any, tuple[type, str]] = {  # of options that are checked, with the words for them
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a name"),
+}
 
 
 class Option(NamedTuple):
@@ -65,16 +72,27 @@ class Registry(Generic[T]):
         }
 
     def create(self, name: str, **options: Any) -> T:
-        """A new object by name. Raises OptionError for an unknown name (with the nearest) or an option it lacks."""
+        """A new object by name. Raises OptionError for an unknown name, and for options that it cannot have."""
         cls, preset, _ = self._entry(name)
-        accepted = self.options(name)
-        for option in options:
-            if option not in accepted:
-                known = ", ".join(accepted) or "none"
-                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+        self._check(name, options)
         thing = cls(**{**preset, **options})
         thing.name = name
         return thing
+
+    def _check(self, name: str, options: dict[str, Any]) -> None:
+        """Raise OptionError for an option that `name` lacks, one of another type, and one that is missing."""
+        accepted = self.options(name)
+        for option, value in options.items():
+            if option not in accepted:
+                known = ", ".join(accepted) or "none"
+                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+            wanted = accepted[option].type
+            kind, words = TYPES.get(wanted, (object, ""))
+            if not isinstance(value, kind) or (words and isinstance(value, bool) != (wanted is bool)):
+                raise OptionError(f"{self.kind} {name!r}: {option}={value!r} must be {words}")
+        for option, (_, default) in accepted.items():
+            if default is inspect.Parameter.empty and option not in options:
+                raise OptionError(f"{self.kind} {name!r} needs its option {option!r}")
 
     def resolve(self, thing: str | T) -> T:
         """`thing` itself when it is an object already, else created by name with its defaults."""

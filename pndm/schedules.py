@@ -43,6 +43,11 @@ class Schedule:
     t_least: float
     train_steps: int | None
 
+    @property
+    def t_data(self) -> float:
+        """The time of the data themselves: sigma = 0. A discrete schedule's t_clean; of a continuous one below it."""
+        return -1.0 if self.train_steps else 0.0
+
     def log_alpha(self, t: Time) -> Time:
         """ln alpha(t), at most 0 and decreasing in t."""
         raise NotImplementedError

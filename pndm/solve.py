@@ -14,6 +14,7 @@ from torch import Tensor
 from pndm import grids, schedules, solvers
 from pndm.errors import ModelError, OptionError
 from pndm.noise import Noise, as_noise
+from pndm.transfer import Manifold
 
 Model = Callable[[Tensor, Tensor], Tensor]
 Place = tuple[int, int, float]  # step, evaluation and time, of an evaluation
@@ -50,6 +51,7 @@ def solve(
     callback: Callable[[int, float, Tensor], Any] | None = None,
     progress: bool | Any = False,
     trajectory: bool = False,
+    denoise: bool = False,
 ) -> Solution:
     """Carry the state x from the noise end to the clean end with a numerical method.
 
@@ -63,6 +65,8 @@ def solve(
     callback: called after step k as callback(k, t, x), with x the state at t.
     progress: True for a bar over evaluations, or an object with `update(n)` that counts them.
     trajectory: keep the state at every time.
+    denoise: go on from the last time of the grid to where there is no noise with one evaluation more, straight to the
+        predicted x0, whatever the solver ("denoise to zero" elsewhere): one more time, one more call of `callback`.
 
     Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
     when the model's answer has another shape than x or a number that is not finite.
@@ -71,12 +75,17 @@ def solve(
     solver = solvers.solvers.resolve(solver)
     if not x.is_floating_point():
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
-    run = solver.begin(schedule, grids.times(grid, steps, schedule, t_start, t_end), as_noise(generator))
+    times = grids.times(grid, steps, schedule, t_start, t_end)
+    if denoise and schedule.sigma(times[-1]) == 0:
+        raise OptionError(f"denoise=True has nothing to do: the run ends without noise, at t={times[-1]:g}; set t_end")
+    run = solver.begin(schedule, times, as_noise(generator))
     states = [x.clone()] if trajectory else None
+    total = run.evaluations()
+    total = None if total is None else total + denoise
     bar: Any = None if progress is False else progress
     if progress is True:
-        bar = _progress_bar(run.evaluations(), solver)
-    asked = _Evaluator(model, run, bar)
+        bar = _progress_bar(total, solver)
+    asked = _Evaluator(model, run.name or type(run).__name__, total, bar)
 
     def on_step(k: int, t: float, state: Tensor) -> None:
         asked.step = k + 1
@@ -86,20 +95,26 @@ def solve(
             callback(k, t, state)
 
     try:
-        x = run.integrate(x, asked, on_step)
+        x, times = run.integrate(x, asked, on_step), run.times
+        if denoise:
+            last, clean = float(times[-1]), schedule.t_data
+            x = Manifold(schedule)(x, asked(x, last), last, clean)
+            on_step(len(times), clean, x)
+            times = np.append(times, clean)
         asked.check()
     finally:
         if progress is True:
             bar.close()
-    return Solution(x, asked.nfe, run.times, torch.stack(states) if states else None, getattr(run, "rejected", 0))
+    return Solution(x, asked.nfe, times, torch.stack(states) if states else None, getattr(run, "rejected", 0))
 
 
 class _Evaluator:
     """Answers questions with the model; counts them; stops at the first answer that cannot be used."""
 
-    def __init__(self, model: Model, run: solvers.Solver, bar: Any):
+    def __init__(self, model: Model, name: str, total: int | None, bar: Any):
         self.model = model
-        self.run = run
+        self.name = name
+        self.total = total
         self.bar = bar
         self.nfe = 0
         self.step = 1
@@ -132,10 +147,9 @@ class _Evaluator:
 
     def _where(self, place: Place) -> str:
         step, evaluation, t = place
-        total = self.run.evaluations()
-        of = f" of {total}" if total else ""
-        name = self.run.name or type(self.run).__name__
-        return f"solver {name}, step {step}, evaluation {evaluation}{of}, at t = {t:g}"
+        if self.total is None:  # of a solver that chooses its own steps
+            return f"solver {self.name}, evaluation {evaluation}, at t = {t:g}"
+        return f"solver {self.name}, step {step}, evaluation {evaluation} of {self.total}, at t = {t:g}"
 
 
 def _progress_bar(total: int | None, solver: solvers.Solver) -> Any:

@@ -3,6 +3,7 @@
 import inspect
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import pndm
@@ -60,9 +61,35 @@ def test_mistakes(pumps):
         pumps.about("xyz")
     with pytest.raises(OptionError, match="pump 'fast' has no option 'sped': its options are size, speed"):
         pumps.create("fast", size=1, sped=2.0)
+    with pytest.raises(OptionError, match="pump 'plain' needs its option 'size'"):
+        pumps.create("plain", speed=2.0)
     with pytest.raises(OptionError, match="pump name 'plain' is taken by Pump"):
         pumps.register("plain")(type("Other", (), {}))
     assert pumps.create("plain", size=1).size == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("ddim", {"eta": "a"}, "solver 'ddim': eta='a' must be a number"),
+        ("ddim", {"eta": True}, "solver 'ddim': eta=True must be a number"),
+        ("deis", {"order": 2.5}, "solver 'deis': order=2.5 must be a whole number"),
+        ("deis", {"order": None}, "solver 'deis': order=None must be a whole number"),
+        ("deis", {"clock": 3}, "solver 'deis': clock=3 must be a name"),
+        ("deis", {"clock": "tau"}, "unknown clock 'tau'"),
+        ("deis", {"order": 9}, "order=9 must be one of 1, 2, 3, 4"),
+        ("adaptive", {"tol": 0}, "tol=0 must be"),
+        ("pf_ode", {"rtol": -1.0}, "rtol=-1.0 must be positive"),
+    ],
+)
+def test_options_of_another_type_or_value(name, options, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        pndm.solvers.create(name, **options)
+
+
+def test_numpy_numbers_are_numbers():
+    assert pndm.solvers.create("deis", order=np.int64(2)).weights_order == 2
+    assert pndm.solvers.create("ddim", eta=np.float32(0.5)).eta == 0.5
 
 
 def test_plugins_come_from_the_entry_point_group(monkeypatch):

@@ -302,6 +302,7 @@ BAD = [
     ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
     ({"steps": -5}, "steps=-5 must be a whole number of at least 1"),
     ({"steps": 1001}, "steps=1001 is more than the 1000 that the schedule has"),
+    ({"denoise": True}, "denoise=True has nothing to do: the run ends without noise, at t=-1; set t_end"),
     ({"t_start": 5, "t_end": 6}, "t_start=5 must be later"),
     ({"x": torch.zeros(2, 3, dtype=torch.int64)}, "x must be of a floating-point dtype, not torch.int64"),
     ({"x": torch.zeros(2, 3, dtype=torch.complex64)}, "x must be of a floating-point dtype, not torch.complex64"),
@@ -373,6 +374,34 @@ def test_progress_bar_is_closed_when_the_model_fails(capsys, monkeypatch):
     with pytest.raises(ModelError):
         solve(broken_at(4, torch.nan), draw(2, 3), solver="ddim", steps=10, progress=True)
     assert closed[0] == 3
+
+
+# ---- the denoising step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_denoise_lands_on_the_predicted_data(name, mixture, noise):
+    plain = solve(mixture, noise, solver=name, steps=6, schedule=VP, t_end=0.1, generator=SampleNoise(0, range(6)))
+    told = []
+    solution = solve(
+        mixture, noise, solver=name, steps=6, schedule=VP, t_end=0.1, generator=SampleNoise(0, range(6)),
+        denoise=True, trajectory=True, callback=lambda k, t, x: told.append((t, x)),
+    )  # fmt: skip
+    assert solution.nfe == plain.nfe + 1
+    assert solution.times.tolist() == [*plain.times.tolist(), 0.0]
+    alpha, sigma = VP.alpha(0.1), VP.sigma(0.1)
+    x0 = (plain.x - sigma * mixture(plain.x, torch.full((len(noise),), 0.1, dtype=torch.float64))) / alpha
+    torch.testing.assert_close(solution.x, x0, rtol=0, atol=1e-12)
+    assert torch.equal(solution.trajectory[-1], solution.x)
+    assert told[-1][0] == 0.0
+    assert torch.equal(told[-1][1], solution.x)
+
+
+def test_denoise_counts_in_the_progress_and_in_messages(noise, capsys):
+    solve(Counting(), noise, solver="ddim", steps=6, schedule=VP, denoise=True, t_end=0.1, progress=True)
+    assert "7/7" in capsys.readouterr().err
+    with pytest.raises(ModelError, match=r"solver ddim, step 7, evaluation 7 of 7, at t = 0\.1"):
+        solve(broken_at(7, torch.nan), draw(2, 3), solver="ddim", steps=6, schedule=VP, denoise=True, t_end=0.1)
 
 
 # ---- a solver of one's own

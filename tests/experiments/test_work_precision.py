@@ -140,3 +140,24 @@ def test_a_checkpoint_that_is_missing(monkeypatch, capsys, tmp_path):
         run_main(monkeypatch, *SMALL, "model=nowhere/model.safetensors", f"output={tmp_path / 'out'}")
     assert stopped.value.code == 2
     assert "nowhere/model.safetensors: there is no such file" in capsys.readouterr().err
+
+
+def test_denoise_pays_an_evaluation_and_goes_to_the_clean_end(monkeypatch, tmp_path, capsys):
+    errors = {}
+    for denoise in ("true", "false"):
+        code = run_main(
+            monkeypatch, *SMALL, "problem=mixture", "experiment.solvers=[ddim]", "experiment.grids=[uniform]",
+            "experiment.evaluations=[10]", f"t_end={0.01 if denoise == 'true' else 0}", f"denoise={denoise}",
+            f"output={tmp_path / denoise}",
+        )  # fmt: skip
+        assert code == 0
+        (row,) = json.loads((tmp_path / denoise / "record.json").read_text())["rows"]
+        assert (row["nfe"], row["steps"]) == (10, 9 if denoise == "true" else 10)
+        errors[denoise] = row["error"]
+    assert errors["true"] != errors["false"]
+    assert "t from 1 to 0.01 and denoised" in capsys.readouterr().out
+
+
+def test_denoise_at_the_clean_end_is_refused(monkeypatch, tmp_path, capsys):
+    assert run_main(monkeypatch, *SMALL, "problem=mixture", "t_end=0", "denoise=true", f"output={tmp_path}") == 2
+    assert "denoise=true has nothing to do" in capsys.readouterr().err
