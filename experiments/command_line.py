@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, config
+from experiments import build, config, measuring
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.registry import Registry
 
@@ -105,9 +105,10 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
         key = override.key_or_group
         values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
         if key in (*config.GROUPS, *FILE_GROUPS):
-            for value in values if values is not None else [str(override.value())]:
-                if value not in choices(key):
-                    raise unknown_name(key, value, choices(key))
+            for value in values if values is not None else [override.value()]:
+                for name in _listed(value):
+                    if name not in choices(key):
+                        raise unknown_name(key, name, choices(key))
         elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
             raise unknown_name("option", key, config.Config.__dataclass_fields__)
         line = override.input_line or ""
@@ -115,6 +116,13 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
     for point in itertools.product(*axes):
         _check_options(list(point))
         yield list(point)
+
+
+def _listed(value: Any) -> list[str]:
+    """The names that the value of a group stands for: one, or several as in metric=[paired,kid]."""
+    if isinstance(value, str) and value.startswith("["):  # of a sweep, as text
+        value = [name.strip() for name in value.strip("[]").split(",")]
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
 
 
 def _check_options(point: list[str]) -> None:
@@ -143,6 +151,8 @@ def check(overrides: list[str]) -> None:
         if cfg.problem.name != "none":
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
                               f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
+        if name == "sample":
+            measuring.check(cfg)
         return
     study = importlib.import_module(f"experiments.{name}")
     for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):

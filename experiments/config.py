@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import pndm
+from experiments.metric_config import Metrics
 from experiments.train import TrainConfig
 from experiments.train_classifier import ClassifierTrainConfig
 from pndm.models.problems import problems
@@ -36,14 +37,6 @@ class ModelConfig:
     data: str = "fashion-mnist"
     predicts: str = "eps"  # what experiment=train trains the output to be
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
-
-
-@dataclass
-class MetricConfig:
-    """What is measured on a run's samples."""
-
-    name: str = MISSING
-    bootstrap: int = 0  # resamplings for the confidence interval
 
 
 @dataclass
@@ -123,7 +116,7 @@ class Config:
     schedule: Any = MISSING
     grid: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
-    metric: MetricConfig = field(default_factory=MetricConfig)
+    metric: Metrics = field(default_factory=Metrics)
     problem: Any = MISSING
     experiment: Any = MISSING
     steps: int = 50

@@ -6,9 +6,7 @@ the paired error looks at the states, and compares them with the reference solut
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
-from experiments import build, target
+from experiments import build, real_images, target
 from experiments.metric_config import LOOKS
 from experiments.reference_cache import Cache
-from pndm.data import load, to_model
 from pndm.errors import OptionError, unknown_name
 from pndm.metrics import inception
-from pndm.metrics.estimate import Estimate, Metric, Resampling, check_enough
-from pndm.metrics.frechet import FrechetDistance, GaussianStatistics, load_feature_space, shipped
+from pndm.metrics.estimate import Metric, Resampling, check_enough
+from pndm.metrics.frechet import CLASSIFIER, FrechetDistance, load_feature_space, shipped
 from pndm.metrics.kernel import KernelDistance
-from pndm.metrics.measurement import Look, Measurement, as_they_are, features_of, pixels
+from pndm.metrics.measurement import Look, Measurement, as_they_are, features_of, labels_of, pixels
 from pndm.metrics.paired import PairedError
 from pndm.metrics.precision_recall import PrecisionRecall
 from pndm.metrics.sliced import SlicedWasserstein
@@ -35,7 +31,6 @@ from pndm.noise import SampleNoise
 
 CACHE = Path("outputs/.references")
 BLOCK = 32  # samples whose reference solution is computed and kept together, so that it is found whatever the batch
-REAL_BATCH = 500
 LEAST = {"frechet_features": 2, "fid": 2, "kid": 2, "sliced_wasserstein": 2, "paired": 1}  # samples
 
 
@@ -55,8 +50,8 @@ def check(cfg: DictConfig) -> None:
         if options.get("features", LOOKS[0]) not in LOOKS:
             raise unknown_name(f"metric.{name}.features", options.features, LOOKS)
         if name == "fid" or options.get("features") == "inception":
-            inception.find(options.weights)
             inception.check_installed()
+            inception.find(options.weights)
         if name == "paired":
             solver = build.method(cfg).solver
             target.refuse_stochastic({solver.name: solver})
@@ -66,30 +61,94 @@ def check(cfg: DictConfig) -> None:
 
 def make(cfg: DictConfig, data: str, device: torch.device) -> Measurement:
     """The measurement of a configuration, on a network that was trained on `data`. Raises OptionError."""
-    groups: dict[Any, tuple[Look, list[Metric]]] = {}
+    maker, groups = _Maker(cfg, data, device), {}  # type: tuple[_Maker, dict[str, tuple[Look, list[Metric]]]]
     for name, options in chosen(cfg).items():
-        kept = {"bootstrap": options.bootstrap, "seed": cfg.seed}
-        if name == "paired":
-            found: tuple[Any, Look, Metric] = (name, as_they_are, paired(cfg, data, device))
-        elif name == "sliced_wasserstein":
-            metric = SlicedWasserstein(pixels_of(data, options.real), directions=options.directions, **kept)
-            found = (name, pixels, metric)
-        elif name == "frechet_features":
-            space = load_feature_space(data)
-            found = ("classifier", features_of(space.classifier, device), FrechetDistance(space.reference, name, **kept))
-        elif name == "fid":
-            path = inception.find(options.weights)
-            statistics = GaussianStatistics(inception.DIMENSION)
-            for part in seen(data, options.real, "inception", str(path), device):
-                statistics.update(part)
-            found = (path, look(data, "inception", str(path), device), FrechetDistance(statistics, name, **kept))
-        else:
-            weights = str(inception.find(options.weights)) if options.features == "inception" else None
-            real = torch.cat(seen(data, options.real, options.features, weights, device))
-            if name == "kid":
-                metric_: Metric = KernelDistance(real, **kept)
-            else:
-                metric_ = PrecisionRecall(real, neighbours=options.neighbours, **kept)
-            found = (weights or "classifier", look(data, options.features, weights, device), metric_)
-        groups.setdefault(found[0], (found[1], []))[1].append(found[2])
+        place, look, metric = getattr(maker, name)(options)
+        groups.setdefault(place, (look, []))[1].append(metric)
     return Measurement(list(groups.values()))
+
+
+class _Maker:
+    """A method for every metric: the name of where it looks (those that look at the same share it), how, and itself."""
+
+    def __init__(self, cfg: DictConfig, data: str, device: torch.device):
+        self.cfg, self.data, self.device, self.seed = cfg, data, device, cfg.seed
+
+    def frechet_features(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        reference = load_feature_space(self.data).reference
+        metric = FrechetDistance(reference, "frechet_features", bootstrap=options.bootstrap, seed=self.seed)
+        return *self._look("classifier", None), metric
+
+    def fid(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        place, look = self._look("inception", options.weights)
+        reference = real_images.statistics(self.data, options.real, look, place, inception.DIMENSION)
+        return place, look, FrechetDistance(reference, "fid", bootstrap=options.bootstrap, seed=self.seed)
+
+    def kid(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        place, look = self._look(options.features, options.weights)
+        real = real_images.features(self.data, options.real, look, place)
+        return place, look, KernelDistance(real, bootstrap=options.bootstrap, seed=self.seed)
+
+    def precision_recall(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        place, look = self._look(options.features, options.weights)
+        real = real_images.features(self.data, options.real, look, place)
+        metric = PrecisionRecall(real, neighbours=options.neighbours, bootstrap=options.bootstrap, seed=self.seed)
+        return place, look, metric
+
+    def sliced_wasserstein(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        real = pixels(real_images.chosen(self.data, options.real))
+        metric = SlicedWasserstein(real, directions=options.directions, bootstrap=options.bootstrap, seed=self.seed)
+        return "pixels", pixels, metric
+
+    def paired(self, options: DictConfig) -> tuple[str, Look, Metric]:
+        truth = References(self.cfg, options)
+        classify = labels_of(load_feature_space(self.data).classifier, self.device) if self.data in shipped() else None
+        metric = PairedError(
+            truth, classify, truth.floor, most=options.samples, bootstrap=options.bootstrap, seed=self.seed
+        )
+        return "states", as_they_are, metric
+
+    def _look(self, features: str, weights: str | None) -> tuple[str, Look]:
+        if features == "classifier":
+            space = load_feature_space(self.data)
+            return f"classifier {space.record['sha256'][CLASSIFIER]}", features_of(space.classifier, self.device)
+        path = inception.find(weights)
+        return f"inception {inception.digest(path)}", inception.load(path, self.device)
+
+
+class References:
+    """The reference solutions of a run's samples, by index; computed in blocks, and kept on disk."""
+
+    def __init__(self, cfg: DictConfig, options: DictConfig):
+        least = {"bfloat16": "float32", "float16": "float32"}  # a reference must be better than what it judges
+        self.goal = target.make(OmegaConf.merge(cfg, {"dtype": least.get(cfg.dtype, cfg.dtype)}))  # type: ignore[arg-type]
+        end = self.goal.schedule.t_data if self.goal.denoise else self.goal.end
+        self.times = np.array([self.goal.start, end])
+        self.seed, self.tolerance, self.most = cfg.seed, options.tolerance, min(cfg.samples, options.samples)
+        self.differences: dict[int, float] = {}
+        self.last: tuple[int, Tensor] | None = None
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        """States (B, *shape) in float64."""
+        return torch.stack([self._block(index // BLOCK)[index % BLOCK] for index in indices])
+
+    def floor(self) -> float:
+        """The largest of the differences between the last two answers that the references were taken from."""
+        return max(self.differences.values())
+
+    def _block(self, number: int) -> Tensor:
+        if self.last is None or self.last[0] != number:
+            indices = range(number * BLOCK, min((number + 1) * BLOCK, self.most))
+            noise = SampleNoise(self.seed, indices).draw(self.goal.shape, self.goal.dtype, self.goal.device)
+            found = self.goal.reference(noise, self.times, self.tolerance, Cache(CACHE))
+            self.differences[number], self.last = found.difference, (number, found.x)
+        return self.last[1]
+
+
+def as_record(measurement: Measurement) -> dict[str, Any]:
+    """What a record says of a measurement; the resamples as a line of text each, which a person can skip."""
+    found = {name: dict(vars(estimate)) for name, estimate in measurement.compute().items()}
+    return {
+        name: {**entry, "resamples": " ".join(f"{value:.7g}" for value in entry["resamples"])}
+        for name, entry in found.items()
+    }

@@ -1,4 +1,4 @@
-"""The metrics that a run can be measured by, and their options: `metric=kid`, `metric=[paired,kid]`, `metric.kid.real=5000`."""
+"""The metrics that a run can be measured by, with their options: `metric=[paired,kid] metric.kid.real=5000`."""
 
 from __future__ import annotations
 

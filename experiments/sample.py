@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, figures, records
+from experiments import build, figures, measuring, records
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.noise import SampleNoise
@@ -51,8 +50,11 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     if cfg.autocast:
         model = in_bfloat16(model, device)
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
+    measurement = measuring.make(cfg, trained.data, device)
     x, nfe, seconds = draw(cfg, method, model, trained.shape, device, dtype)
     images = to_uint8(x.float())
+    for start in range(0, len(x), cfg.batch):
+        measurement.update(x[start : start + cfg.batch], range(start, min(start + cfg.batch, len(x))))
     record = {
         "schema": 1,
         "experiment": "sample",
@@ -71,7 +73,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / len(x), 6),
-        "metrics": measure(cfg, images, trained.data),
+        "metrics": measuring.as_record(measurement),
     }  # fmt: skip
     records.write(out / "samples.safetensors", save({"x": x.contiguous()}, {"seed": str(cfg.seed)}))
     records.write(out / "samples.png", figures.image_grid(images[:SHOWN]))
@@ -134,15 +136,6 @@ def draw(
     return torch.cat(parts), nfe, seconds
 
 
-def measure(cfg: DictConfig, images: Tensor, data: str) -> dict[str, Any]:
-    """The chosen metric on 8-bit images, against the data that the network was trained on."""
-    if cfg.metric.name == "none":
-        return {}
-    from pndm.metrics.frechet import frechet_features
-
-    return {"frechet_features": asdict(frechet_features(images, data, n_boot=cfg.metric.bootstrap))}
-
-
 def report(record: dict[str, Any], out: Path) -> str:
     """What a run prints when it is done."""
     lines = [
@@ -152,9 +145,9 @@ def report(record: dict[str, Any], out: Path) -> str:
         f"{'time':10} {record['seconds']:.2f} s, {1 / record['seconds_per_image']:.1f} images/s",
     ]
     for name, found in record["metrics"].items():
-        interval = (
-            f"  (95 % of such runs: {found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
-        )
-        lines.append(f"{name} {found['value']:.3f} on {found['n']} samples{interval}")
+        interval = "" if found["low"] is None else f" ({found['low']:.4g} to {found['high']:.4g}, 95 %)"
+        floor = found["floor"] or 0.0
+        doubt = f"; the reference is itself uncertain by {floor:.1g}" if found["value"] < 10 * floor else ""
+        lines.append(f"{name} {found['value']:.4g}{interval} on {found['n']} samples{doubt}")
     files = ("samples.png", "samples.safetensors", "record.json")
     return "\n".join([*lines, *(f"{'wrote':10} {out / file}" for file in files)])

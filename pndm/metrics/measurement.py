@@ -32,6 +32,12 @@ def features_of(classifier: Classifier, device: torch.device) -> Look:
     return lambda x: classifier.features(to_model(to_uint8(x).to(device)))
 
 
+def labels_of(classifier: Classifier, device: torch.device) -> Look:
+    """The classes that a classifier sees in 8-bit images, (B,)."""
+    classifier.to(device)
+    return lambda images: classifier(to_model(images.to(device))).argmax(1)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Metrics by what they look at."""
