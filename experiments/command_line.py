@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, config, measuring
+from experiments import build, claim, config, identity, measuring
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.registry import Registry
 
@@ -44,10 +44,13 @@ def main() -> int:
         if "--list" in sys.argv[1:]:
             print(listing())
             return 0
-        sys.argv[1:] = [argument for given in sys.argv[1:] for argument in _model_from_path(given)]
+        sys.argv[1:] = [argument for given in sys.argv[1:] for argument in _in_hydras_terms(given)]
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
         if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in sys.argv[1:]):
-            for point in points([argument for argument in sys.argv[1:] if not argument.startswith("-")]):
+            for point in points(overrides):
                 check(point)
+        if not any(argument.startswith("hydra.sweep.dir=") for argument in overrides):
+            sys.argv.append(f"hydra.sweep.dir={identity.sweep_folder(overrides)}")
         _hydra_main()
     except (OptionError, ModelError) as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -144,8 +147,8 @@ def check(overrides: list[str]) -> None:
         OmegaConf.resolve(cfg.experiment)
     except (HydraException, OmegaConfBaseException) as error:
         raise OptionError(_reason(error)) from None
-    _check_writable(Path(cfg.output))
     build.check(cfg)
+    _check_writable(Path(cfg.output))
     name = cfg.experiment.name
     if name not in ON_PROBLEMS:
         if cfg.problem.name != "none":
@@ -168,8 +171,10 @@ def _check_writable(folder: Path) -> None:
         raise OptionError(f"output={folder} cannot be written: {there} is not a folder that this user may write to")
 
 
-def _model_from_path(argument: str) -> list[str]:
-    """`model=path/to/file` in Hydra's terms: the choice `file` with its weights."""
+def _in_hydras_terms(argument: str) -> list[str]:
+    """`--force` as an option, and `model=path/to/file` as the choice `file` with its weights."""
+    if argument == "--force":
+        return ["force=true"]
     key, _, value = argument.partition("=")
     if key == "model" and (os.sep in value or value.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin"))):
         return ["model=file", f"model.weights={value}"]
@@ -191,8 +196,10 @@ def _hydra_main(cfg: DictConfig) -> None:
     """One job. Errors of the user or the model end the program here, before Hydra makes a traceback of them."""
     out = Path(HydraConfig.get().runtime.output_dir)
     try:
-        run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
-        run(cfg, out)
+        with claim.claimed(out):
+            run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
+            if run is not _by_name or not claim.is_done(cfg, out):  # training goes on by itself from where it is
+                run(cfg, out)
     except (OptionError, ModelError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)

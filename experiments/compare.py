@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from omegaconf import DictConfig
 from experiments import figures, records
 from pndm.errors import OptionError
 
-SCHEMA = 1
 COLUMNS = ("solver", "options", "grid", "schedule", "steps", "nfe", "samples", "seed", "seconds", "seconds_per_image")
 STRIP_COLUMNS = 12
 
@@ -39,14 +37,11 @@ def find(folders: Sequence[Path]) -> list[dict[str, Any]]:
     found = []
     for path in sorted({path for folder in folders for path in folder.rglob("record.json")}):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record.get("experiment") != "sample":
-                continue
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"schema {record['schema']}, not {SCHEMA}")
-            found.append({**row(record), "folder": path.parent})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"left out: {path} ({type(error).__name__}: {error})", file=sys.stderr)
+            record = records.read_record(path)
+            if record.get("experiment") == "sample":
+                found.append({**row(record), "folder": path.parent})
+        except OptionError as error:
+            print(f"left out: {error}", file=sys.stderr)
     return sorted(found, key=lambda run: (run["solver"], run["options"], run["grid"], run["nfe"], run["seed"]))
 
 

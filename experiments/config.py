@@ -131,6 +131,7 @@ class Config:
     compile: bool = False
     autocast: bool = False
     progress: bool = True
+    force: bool = False
     output: str = MISSING
 
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import convergence_figure, records, target
+from experiments import convergence_figure, identity, records, target
 from experiments.config import GROUPS, create
 from experiments.reference_cache import Cache
 from experiments.target import Target
@@ -93,11 +93,7 @@ def convergence(cfg: DictConfig, out: Path) -> dict[str, Any]:
     local_floor = torch.finfo(x.dtype).eps * float(truth.x.square().mean().sqrt())
     orders = [_orders(label, solver, rows, floor, local_floor) for label, solver in solvers.items()]
     record = {
-        "schema": 1,
-        "experiment": "convergence",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        "dtype": cfg.dtype,
-        **records.environment(goal.device),
+        **identity.head(cfg, goal.device),
         "target": {"name": goal.name, **goal.identity},
         "samples": len(x),
         "dimension": math.prod(goal.shape),

@@ -39,12 +39,8 @@ def features(data: str, count: int | None, look: Look, place: str) -> Tensor:
     """What `look` sees in real images, (N, d). `place` names it to the last bit of its weights."""
 
     def seen() -> dict[str, Tensor]:
-        parts = chosen(data, count).split(BATCH)
-        return {
-            "features": torch.cat(
-                [look(part).cpu() for part in tqdm(parts, desc="real images", leave=False, disable=None)]
-            )
-        }
+        parts = tqdm(chosen(data, count).split(BATCH), desc="real images", leave=False, disable=None)
+        return {"features": torch.cat([look(part).cpu() for part in parts])}
 
     return _kept(f"features {data} {count} {place}", seen)["features"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import torch
 from pndm.errors import OptionError
 from pndm.models.checkpoint import write_atomic
 
+SCHEMA = 2
 PACKAGES = ("pndm", "torch", "numpy", "scipy", "hydra-core", "safetensors", "matplotlib")
 
 
@@ -28,8 +30,31 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """record.json."""
-    write(folder / "record.json", json.dumps(record, indent=1) + "\n")
+    """record.json, with a checksum by which `read_record` sees that nobody has edited it."""
+    plain = json.loads(json.dumps(record))  # as it will be read: with lists for tuples and words for keys
+    whole = {**plain, "sha256": hashlib.sha256(canonical(plain)).hexdigest()}
+    write(folder / "record.json", json.dumps(whole, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a file. Raises OptionError, which says why, for one that cannot be relied on."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"record {path} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise OptionError(f"record {path} is truncated or damaged ({error})") from None
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA:
+        raise OptionError(f"record {path} has schema {schema}, and this version reads schema {SCHEMA}: run it again")
+    if record.pop("sha256", None) != hashlib.sha256(canonical(record)).hexdigest():
+        raise OptionError(f"record {path} has been edited: its checksum is of other content")
+    return record
+
+
+def canonical(content: Any) -> bytes:
+    """The one way in which JSON is written here before it is hashed."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def write_figure(folder: Path, name: str, figure: Any) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, figures, measuring, records
+from experiments import build, figures, identity, measuring, records
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.noise import SampleNoise
@@ -56,11 +56,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     for start in range(0, len(x), cfg.batch):
         measurement.update(x[start : start + cfg.batch], range(start, min(start + cfg.batch, len(x))))
     record = {
-        "schema": 1,
-        "experiment": "sample",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        "dtype": cfg.dtype,
-        **records.environment(device),
+        **identity.head(cfg, device),
         "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
                   "data": trained.data, "iteration": trained.metadata.get("iteration")},
         "solver": method.solver.name,

@@ -181,6 +181,7 @@ class Trainer:
     def record(self) -> dict[str, Any]:
         """All that the run was and has measured."""
         return {
+            "schema": records.SCHEMA,
             "experiment": "train",
             "config": dataclasses.asdict(self.config),
             "architecture": _plain(self.architecture),

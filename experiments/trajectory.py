@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 import pndm
-from experiments import build, records, target, trajectory_figures, trajectory_gif
+from experiments import build, identity, records, target, trajectory_figures, trajectory_gif
 from experiments.config import GROUPS
 from experiments.reference_cache import Cache
 from experiments.target import Target
@@ -76,11 +76,7 @@ def trajectory(cfg: DictConfig, out: Path) -> dict[str, Any]:
     moments = [norm_moments(goal, float(t)) for t in times]
     solvers = {label: measures(goal, times, path, exact, moments) for label, path in paths.items()}
     record = {
-        "schema": 1,
-        "experiment": "trajectory",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        "dtype": cfg.dtype,
-        **records.environment(goal.device),
+        **identity.head(cfg, goal.device),
         "target": {"name": goal.name, **goal.identity},
         "samples": len(x),
         "dimension": math.prod(goal.shape),

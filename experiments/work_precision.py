@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, records, target, work_precision_figure
+from experiments import build, identity, records, target, work_precision_figure
 from experiments.config import GROUPS, create
 from experiments.reference_cache import Cache
 from experiments.target import Target
@@ -85,11 +85,7 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
         for row, unbeaten in zip(rows, pareto([(row[cost], row["error"]) for row in rows]), strict=True):
             row[f"pareto_{cost}"] = unbeaten
     record = {
-        "schema": 1,
-        "experiment": "work_precision",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        "dtype": cfg.dtype,
-        **records.environment(goal.device),
+        **identity.head(cfg, goal.device),
         "target": {"name": goal.name, **goal.identity},
         "samples": len(x),
         "dimension": math.prod(goal.shape),

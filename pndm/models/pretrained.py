@@ -43,6 +43,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def path(name: str) -> Path:
+    """Where the weights of a shipped network, or of the one that is named by its file, lie."""
+    return FOLDER / f"{name}.safetensors" if name in names() else Path(name)
+
+
 def load(
     name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", channels_last: bool = True
 ) -> Pretrained:
@@ -50,12 +55,12 @@ def load(
 
     Raises OptionError for a file that is missing, damaged, pickled or of another kind.
     """
-    path = FOLDER / f"{name}.safetensors" if name in names() else Path(name)
-    network, metadata = load_checkpoint(path, dtype)
+    file = path(name)
+    network, metadata = load_checkpoint(file, dtype)
     for entry in ("schedule", "predicts", "data"):
         if entry not in metadata:
             raise OptionError(
-                f"checkpoint {path}: its metadata lack {entry!r}, so it is not known how to sample from it"
+                f"checkpoint {file}: its metadata lack {entry!r}, so it is not known how to sample from it"
             )
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network.to(device).to(memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]

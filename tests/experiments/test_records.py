@@ -56,3 +56,32 @@ def test_image_grid_places_every_image():
 def test_colours_do_not_change_between_runs():
     assert figures.colour("plms") != figures.colour("ddim")
     assert figures.colour("a solver of your own") == figures.colour("a solver of your own")
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = {"schema": records.SCHEMA, "value": 0.1, "pairs": [[1, 2.5e-17]], "none": None}
+    records.write_record(tmp_path, record)
+    assert records.read_record(tmp_path / "record.json") == record
+    records.write_record(tmp_path, {"schema": records.SCHEMA, "by": {10: (1, 2), 9: ()}})
+    assert records.read_record(tmp_path / "record.json")["by"] == {"10": [1, 2], "9": []}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda text: text[:-30], "is truncated or damaged"),
+        (lambda text: "", "is truncated or damaged"),
+        (lambda text: "[1]", "has schema None"),
+        (lambda text: text.replace(f'"schema": {records.SCHEMA}', '"schema": 1'), "has schema 1, and this version"),
+        (lambda text: text.replace("0.25", "0.24"), "has been edited"),
+        (lambda text: text.replace('"sha256"', '"sha"'), "has been edited"),
+    ],
+)
+def test_a_record_that_cannot_be_relied_on_is_named(tmp_path, spoil, said):
+    records.write_record(tmp_path, {"schema": records.SCHEMA, "value": 0.25})
+    path = tmp_path / "record.json"
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(OptionError, match=f"record {path} {said}"):
+        records.read_record(path)
+    with pytest.raises(OptionError, match="cannot be read"):
+        records.read_record(tmp_path / "none.json")

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import training_report, training_state
+from experiments import records, training_report, training_state
 from experiments.train import TrainConfig, Trainer, learning_rate, train, wants_bf16, wants_channels_last
 from pndm.errors import ModelError, OptionError
 from pndm.models.checkpoint import load_checkpoint
@@ -115,7 +115,7 @@ def test_learns_and_leaves_everything(tmp_path: Path, config: TrainConfig) -> No
     assert record["seconds"] > 0
     assert record["architecture"]["channels"] == [8, 16]
     assert record["versions"]["torch"] == torch.__version__
-    assert json.loads((tmp_path / "record.json").read_text()) == record
+    assert records.read_record(tmp_path / "record.json") == record
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (tmp_path / "loss.svg").read_bytes()
     model, metadata = load_checkpoint(tmp_path / "model.safetensors")
