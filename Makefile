@@ -1,11 +1,12 @@
 # make run    a virtual environment, the package in it, and the main job: 64 images by F-PNDM in 50 steps
 # make test   the same environment with the test tools; lint, types and the default tests
+# make docs   the documentation in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_ARGS ?= solver=plms steps=50
 
-.PHONY: run test test-all lint bench clean
+.PHONY: run test test-all lint bench notebooks docs clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(RUN_ARGS)
@@ -24,6 +25,17 @@ lint: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -m "slow or not slow"
 
+# Runs the notebooks again, their outputs in place.
+notebooks: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+
+# The documentation, in site/; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -36,4 +48,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs multirun .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs multirun site .pytest_cache .mypy_cache .ruff_cache

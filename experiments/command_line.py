@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import build, claim, config, identity, measuring
 from pndm.errors import ModelError, OptionError, unknown_name
+from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -172,12 +173,19 @@ def _check_writable(folder: Path) -> None:
 
 
 def _in_hydras_terms(argument: str) -> list[str]:
-    """`--force` as an option, and `model=path/to/file` as the choice `file` with its weights."""
+    """In Hydra's terms: `--force` as an option, and `model=` with a file, a folder or owner/name as `file` with its
+    weights."""
     if argument == "--force":
         return ["force=true"]
     key, _, value = argument.partition("=")
-    if key == "model" and (os.sep in value or value.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin"))):
-        return ["model=file", f"model.weights={value}"]
+    if (
+        key == "model"
+        and value not in choices("model")
+        and ("/" in value or os.sep in value or Path(value).suffix in FILES or Path(value).is_dir())
+    ):
+        # Quoted, so that '=' and '(' may be there; a comma separates the points of a sweep.
+        quoted = ",".join("'" + one.replace("'", r"\'") + "'" for one in value.split(","))
+        return ["model=file", f"model.weights={quoted}"]
     return [argument]
 
 

@@ -33,7 +33,7 @@ class ModelConfig:
     """A network: its weights, and the architecture and data with which `experiment=train` makes them."""
 
     name: str = MISSING
-    weights: str = MISSING  # a name that the package ships, or a path to a .safetensors file
+    weights: str = MISSING  # a name that ships, a .safetensors file, a pipeline folder, or a hub name
     data: str = "fashion-mnist"
     predicts: str = "eps"  # what experiment=train trains the output to be
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
@@ -98,6 +98,15 @@ class TrajectoryExperiment(Study):
     pair: list[str] = MISSING  # the two of `solvers` that are shown side by side
 
 
+@dataclass
+class ConvertExperiment:
+    """Make a pipeline folder of an original checkpoint."""
+
+    name: str = "convert"
+    source: str | None = None  # the .ckpt file
+    image_size: int | None = None  # null: as the level with attention says, which is at 16x16
+
+
 EXPERIMENTS: dict[str, type] = {
     "sample": SampleExperiment,
     "convergence": ConvergenceExperiment,
@@ -105,6 +114,7 @@ EXPERIMENTS: dict[str, type] = {
     "trajectory": TrajectoryExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
+    "convert": ConvertExperiment,
 }
 
 

@@ -25,9 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import convergence_figure, identity, records, target
+from experiments import convergence_figure, records, target
 from experiments.config import GROUPS, create
-from experiments.reference_cache import Cache
 from experiments.target import Target
 from pndm import grids
 from pndm.errors import ModelError, OptionError
@@ -79,9 +78,8 @@ def convergence(cfg: DictConfig, out: Path) -> dict[str, Any]:
     grid = create(GROUPS["grid"], cfg.grid)
     placed = {count: grids.times(grid, count, goal.schedule, goal.start, goal.end) for count in steps}
     x = goal.noise(cfg.seed, cfg.samples)
-    cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
-    truth = goal.reference(x, np.array([goal.start, goal.end]), cfg.experiment.tolerance, cache)
-    path = _path(goal, x[:LOCAL_SAMPLES], placed, cfg, cache)
+    truth = goal.reference(x, np.array([goal.start, goal.end]), cfg)
+    path = _path(goal, x[:LOCAL_SAMPLES], placed, cfg)
     rows = []
     with tqdm(total=len(solvers) * len(steps), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:
         for label, solver in solvers.items():
@@ -93,14 +91,7 @@ def convergence(cfg: DictConfig, out: Path) -> dict[str, Any]:
     local_floor = torch.finfo(x.dtype).eps * float(truth.x.square().mean().sqrt())
     orders = [_orders(label, solver, rows, floor, local_floor) for label, solver in solvers.items()]
     record = {
-        **identity.head(cfg, goal.device),
-        "target": {"name": goal.name, **goal.identity},
-        "samples": len(x),
-        "dimension": math.prod(goal.shape),
-        "t_start": goal.start,
-        "t_end": goal.end,
-        "reference": {"method": truth.method, "tolerance": truth.tolerance, "difference": truth.difference,
-                      "converged": truth.converged, "nfe": truth.nfe},
+        **target.head(cfg, goal, truth),
         "floor": floor,
         "local_floor": local_floor,
         "orders": orders,
@@ -123,15 +114,13 @@ def convergence(cfg: DictConfig, out: Path) -> dict[str, Any]:
     return record
 
 
-def _path(
-    goal: Target, x: Tensor, placed: dict[int, np.ndarray], cfg: DictConfig, cache: Cache
-) -> dict[float, Tensor] | None:
+def _path(goal: Target, x: Tensor, placed: dict[int, np.ndarray], cfg: DictConfig) -> dict[float, Tensor] | None:
     """The exact states by time, at every time that the first half of some grid visits; None for networks."""
     if goal.problem is None or not cfg.experiment.local:
         return None
     wanted = {float(t) for times in placed.values() for t in times[: middle(times) + 2]}
     times = np.array(sorted(wanted | {goal.start}, reverse=True))
-    found = goal.reference(x, times, cfg.experiment.tolerance, cache)
+    found = goal.reference(x, times, cfg)
     return {float(t): state.to(x) for t, state in zip(times, found.states, strict=True)}
 
 

@@ -41,7 +41,7 @@ def key(cfg: DictConfig) -> str:
     everything = {
         **config,
         "experiment": experiment,
-        "model": _weights(config["model"]["weights"]) if on_network else None,
+        "model": (_weights(config["model"]["weights"]) or config["model"]) if on_network else None,
         "device": build.device(cfg).type,
         "version": pndm.__version__,
         "source": _source(tuple(sorted(chosen))),
@@ -87,7 +87,7 @@ def _options(cfg: DictConfig) -> list[str]:
 
 
 def _weights(name: str) -> str | None:
-    """The sha256 of a model's files; None where there are none, which loading them will say more clearly."""
+    """The sha256 of a model's files; None where there are none: a name on the hub, or a mistake that loading names."""
     path = pretrained.path(name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = [_digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()]

@@ -6,6 +6,7 @@ Also what the studies of solvers share: lists of solvers and grids, the starting
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
-from experiments import build
+from experiments import build, identity
 from experiments.config import GROUPS, create
 from experiments.reference_cache import Cache
 from pndm import reference
@@ -51,10 +52,11 @@ class Target:
         """The starting states of samples 0, 1, ..., the same that a sampling run has."""
         return SampleNoise(seed, range(samples)).draw(self.shape, self.dtype, self.device)
 
-    def reference(self, x: Tensor, times: np.ndarray, tolerance: float | None, cache: Cache) -> Reference:
-        """The true solution through x at times[0]; from the cache where it is there."""
+    def reference(self, x: Tensor, times: np.ndarray, cfg: DictConfig) -> Reference:
+        """The true solution through x at times[0], as the study's configuration wants it; from the cache if there."""
         make = reference.exact if self.problem else reference.self_converged
-        options = {} if tolerance is None else {"tolerance": tolerance}
+        options = {} if cfg.experiment.tolerance is None else {"tolerance": cfg.experiment.tolerance}
+        cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
         return cache.get(make, self.model, x, self.schedule, times, identity=self.identity, **options)
 
 
@@ -66,13 +68,32 @@ def make(cfg: DictConfig) -> Target:
     dtype, device = build.dtype(cfg), build.device(cfg)
     problem = make_problem(cfg)
     if problem is not None:
-        name, model, shape, identity = problem.name, problem.eps(schedule), problem.shape, problem.identity()
+        name, model, shape, own = problem.name, problem.eps(schedule), problem.shape, problem.identity()
     else:
         trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
         name, model, shape = Path(cfg.model.weights).stem, trained.eps(schedule), trained.shape
-        identity = {"weights": digest(trained.network.state_dict()), "predicts": trained.predicts}
+        own = {"weights": digest(trained.network.state_dict()), "predicts": trained.predicts}
     of = "" if problem is not None else trained.data
-    return Target(name, model, shape, schedule, start, end, dtype, device, identity, problem, of, cfg.denoise)
+    return Target(name, model, shape, schedule, start, end, dtype, device, own, problem, of, cfg.denoise)
+
+
+def head(cfg: DictConfig, goal: Target, truth: Reference) -> dict[str, Any]:
+    """What the record of every study begins with."""
+    return {
+        **identity.head(cfg, goal.device),
+        "target": {"name": goal.name, **goal.identity},
+        "samples": len(truth.x),
+        "dimension": math.prod(goal.shape),
+        "t_start": goal.start,
+        "t_end": goal.end,
+        "reference": {
+            "method": truth.method,
+            "tolerance": truth.tolerance,
+            "difference": truth.difference,
+            "converged": truth.converged,
+            "nfe": truth.nfe,
+        },
+    }
 
 
 def make_problem(cfg: DictConfig) -> Problem | None:

@@ -21,9 +21,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import pndm
-from experiments import build, identity, records, target, trajectory_figures, trajectory_gif
+from experiments import build, records, target, trajectory_figures, trajectory_gif
 from experiments.config import GROUPS
-from experiments.reference_cache import Cache
 from experiments.target import Target
 from pndm import data
 from pndm.errors import OptionError
@@ -64,9 +63,8 @@ def trajectory(cfg: DictConfig, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     goal, times = target.make(cfg), build.method(cfg).times
     x = goal.noise(cfg.seed, cfg.samples)
-    cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
     fine = _fine(goal.schedule, times)
-    truth = goal.reference(x, fine, cfg.experiment.tolerance, cache)
+    truth = goal.reference(x, fine, cfg)
     exact = truth.states[np.searchsorted(-fine, -times)]
     paths, nfe = {}, {}
     for label, solver in _solvers(cfg).items():
@@ -76,14 +74,9 @@ def trajectory(cfg: DictConfig, out: Path) -> dict[str, Any]:
     moments = [norm_moments(goal, float(t)) for t in times]
     solvers = {label: measures(goal, times, path, exact, moments) for label, path in paths.items()}
     record = {
-        **identity.head(cfg, goal.device),
-        "target": {"name": goal.name, **goal.identity},
-        "samples": len(x),
-        "dimension": math.prod(goal.shape),
+        **target.head(cfg, goal, truth),
         "times": times.tolist(),
         "rho": [goal.schedule.rho(float(t)) for t in times],
-        "reference": {"method": truth.method, "tolerance": truth.tolerance, "difference": truth.difference,
-                      "converged": truth.converged, "nfe": truth.nfe},
         "band": [band(mean, variance, len(x)) for mean, variance in moments],
         "exact": measures(goal, times, exact, exact, moments),
         "nfe": nfe,

@@ -22,9 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, identity, records, target, work_precision_figure
+from experiments import build, records, target, work_precision_figure
 from experiments.config import GROUPS, create
-from experiments.reference_cache import Cache
 from experiments.target import Target
 from pndm import grids
 from pndm.errors import ModelError, OptionError
@@ -67,9 +66,8 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     goal = target.make(cfg)
     x = goal.noise(cfg.seed, cfg.samples)
-    cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
     end = goal.schedule.t_data if goal.denoise else goal.end
-    truth = goal.reference(x, np.array([goal.start, end]), cfg.experiment.tolerance, cache)
+    truth = goal.reference(x, np.array([goal.start, end]), cfg)
     rows, warm = [], set()
     with tqdm(runs(cfg, goal), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:
         for label, on, solver, times, tolerance in bar:
@@ -85,15 +83,8 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
         for row, unbeaten in zip(rows, pareto([(row[cost], row["error"]) for row in rows]), strict=True):
             row[f"pareto_{cost}"] = unbeaten
     record = {
-        **identity.head(cfg, goal.device),
-        "target": {"name": goal.name, **goal.identity},
-        "samples": len(x),
-        "dimension": math.prod(goal.shape),
-        "t_start": goal.start,
-        "t_end": goal.end,
+        **target.head(cfg, goal, truth),
         "denoise": goal.denoise,
-        "reference": {"method": truth.method, "tolerance": truth.tolerance, "difference": truth.difference,
-                      "converged": truth.converged, "nfe": truth.nfe},
         "rows": rows,
         "needed": needed(rows),
         "best": best(rows),

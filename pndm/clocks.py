@@ -46,6 +46,12 @@ def polynomial_weights(
     """
     if len(asked) == 1:
         return [1.0]
+    return path.remember((clock, measure, *asked, t, s), _polynomial_weights, path, clock, measure, tuple(asked), t, s)
+
+
+def _polynomial_weights(
+    path: Schedule, clock: str, measure: str, asked: Sequence[float], t: float, s: float
+) -> list[float]:
     places, mass = _quadrature(path, clock, measure, t, s)
     known = np.array([CLOCKS[clock][0](path, float(time)) for time in asked])
     weights = []

@@ -37,6 +37,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = group
         self._entries: dict[str, tuple[type, dict[str, Any], str]] = {}
+        self._options: dict[str, dict[str, Option]] = {}
 
     def register(self, name: str, *, about: str | None = None, **preset: Any) -> Callable[[type[T]], type[T]]:
         """Class decorator: make `name` create this class, with `preset` in place of its parameters' defaults.
@@ -48,6 +49,7 @@ class Registry(Generic[T]):
         def decorate(cls: type[T]) -> type[T]:
             if name in self._entries and self._entries[name][0] is not cls:
                 raise OptionError(f"{self.kind} name {name!r} is taken by {self._entries[name][0].__qualname__}")
+            self._options.pop(name, None)
             self._entries[name] = (cls, preset, about or (cls.__doc__ or "").strip().split("\n")[0])
             return cls
 
@@ -65,11 +67,13 @@ class Registry(Generic[T]):
     def options(self, name: str) -> dict[str, Option]:
         """The options of `name`, with the preset's values as defaults."""
         cls, preset, _ = self._entry(name)
-        types = get_type_hints(cls.__init__)  # type: ignore[misc]
-        return {
-            parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
-            for parameter in inspect.signature(cls).parameters.values()
-        }
+        if name not in self._options:  # reading a signature takes as long as a few steps
+            types = get_type_hints(cls.__init__)  # type: ignore[misc]
+            self._options[name] = {
+                parameter.name: Option(types.get(parameter.name, Any), preset.get(parameter.name, parameter.default))
+                for parameter in inspect.signature(cls).parameters.values()
+            }
+        return dict(self._options[name])
 
     def create(self, name: str, **options: Any) -> T:
         """A new object by name. Raises OptionError for an unknown name, and for options that it cannot have."""

@@ -8,8 +8,9 @@ torch tensor and return the same kind; floats, arrays and float64 tensors are co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,9 @@ from pndm.errors import OptionError
 from pndm.registry import Registry
 
 Time = TypeVar("Time", float, np.ndarray, torch.Tensor)
+T = TypeVar("T")
+
+_MOST_REMEMBERED = 8192
 
 schedules: Registry[Schedule] = Registry("schedule", group="pndm.schedules")
 register, create, names = schedules.register, schedules.create, schedules.names
@@ -47,6 +51,20 @@ class Schedule:
     def t_data(self) -> float:
         """The time of the data themselves: sigma = 0. A discrete schedule's t_clean; of a continuous one below it."""
         return -1.0 if self.train_steps else 0.0
+
+    @cached_property
+    def _remembered(self) -> dict[Any, Any]:
+        return {}
+
+    def remember(self, key: tuple[Any, ...], compute: Callable[..., T], *arguments: Any) -> T:
+        """compute(*arguments), or what it was when this path was last asked for `key`: coefficients are made once a
+        grid, not once a run. Holds the last few thousand."""
+        known: T | None = self._remembered.get(key)
+        if known is None:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
+            known = self._remembered[key] = compute(*arguments)
+        return known
 
     def log_alpha(self, t: Time) -> Time:
         """ln alpha(t), at most 0 and decreasing in t."""
@@ -129,6 +147,7 @@ class DiscreteSchedule(Schedule):
             self._coefficients[0] = self._log_table[:-1]
             self._coefficients[1] = np.diff(self._log_table)
             self._coefficients[2:] = 0
+        self._pieces = self._coefficients.T.tolist()  # for one time, indexing an array takes longer than the rest
 
     def log_alpha(self, t: Time) -> Time:
         c, u = self._piece(t)
@@ -152,7 +171,7 @@ class DiscreteSchedule(Schedule):
             k = np.clip((t + 1).astype(np.int64), 0, last)
             return self._coefficients[:, k], t + 1 - k
         k = min(max(int(t + 1), 0), last)
-        return self._coefficients[:, k].tolist(), t + 1 - k
+        return self._pieces[k], t + 1 - k
 
     def t_of_log_alpha(self, log_alpha: Time) -> Time:
         if isinstance(log_alpha, np.ndarray):

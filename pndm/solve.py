@@ -19,6 +19,8 @@ from pndm.transfer import Manifold
 Model = Callable[[Tensor, Tensor], Tensor]
 Place = tuple[int, int, float]  # step, evaluation and time, of an evaluation
 
+_WIDE = (torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -85,7 +87,7 @@ def solve(
     bar: Any = None if progress is False else progress
     if progress is True:
         bar = _progress_bar(total, solver)
-    asked = _Evaluator(model, run.name or type(run).__name__, total, bar)
+    asked = _Evaluator(model, run.name or type(run).__name__, total, x, bar)
 
     def on_step(k: int, t: float, state: Tensor) -> None:
         asked.step = k + 1
@@ -111,39 +113,48 @@ def solve(
 class _Evaluator:
     """Answers questions with the model; counts them; stops at the first answer that cannot be used."""
 
-    def __init__(self, model: Model, name: str, total: int | None, bar: Any):
+    def __init__(self, model: Model, name: str, total: int | None, x: Tensor, bar: Any):
         self.model = model
         self.name = name
         self.total = total
         self.bar = bar
         self.nfe = 0
         self.step = 1
+        self.shape, self.dtype = x.shape, x.dtype
+        self.size, self.device = (len(x),), x.device
+        self.time_dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell 998 from 999
+        self.at_once = x.device.type == "cpu"  # elsewhere, reading a number would stop the device
         self.unread: list[tuple[Place, Tensor]] = []
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
-        place = (self.step, self.nfe, t)
-        dtype = x.dtype if x.dtype == torch.float64 else torch.float32  # half precision cannot tell 998 from 999
-        eps = self.model(x, torch.full((len(x),), t, dtype=dtype, device=x.device))
-        if not isinstance(eps, Tensor) or eps.shape != x.shape:
+        eps = self.model(x, torch.full(self.size, t, dtype=self.time_dtype, device=self.device))
+        if not isinstance(eps, Tensor) or eps.shape != self.shape:
             shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
             raise ModelError(
-                f"the model's answer has shape {shape} where {tuple(x.shape)} was expected: {self._where(place)}"
+                f"the model's answer has shape {shape} where {tuple(self.shape)} was expected: "
+                f"{self._where((self.step, self.nfe, t))}"
             )
-        # A sum of halves overflows; float32 is what torch adds them up in anyway.
-        self.unread.append((place, eps.sum(dtype=torch.promote_types(eps.dtype, torch.float32))))
-        if x.device.type == "cpu":  # elsewhere, reading a number would stop the device: read them all at the end
-            self.check()
+        # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
+        total = eps.sum() if eps.dtype in _WIDE else eps.sum(dtype=torch.float32)
+        if not self.at_once:
+            self.unread.append(((self.step, self.nfe, t), total))
+        elif not math.isfinite(total):
+            raise self._not_finite((self.step, self.nfe, t))
         if self.bar is not None:
             self.bar.update(1)
-        return eps.to(x.dtype)
+        return eps if eps.dtype == self.dtype else eps.to(self.dtype)
 
     def check(self) -> None:
         """Raise ModelError for the first unread answer with a number that is not finite."""
-        for place, total in self.unread:
-            if not math.isfinite(total.item()):
-                raise ModelError(f"the model returned NaN or infinity: {self._where(place)}")
-        self.unread.clear()
+        if self.unread:
+            places, totals = zip(*self.unread, strict=True)
+            for place, finite in zip(places, torch.stack(totals).isfinite().tolist(), strict=True):
+                if not finite:
+                    raise self._not_finite(place)
+
+    def _not_finite(self, place: Place) -> ModelError:
+        return ModelError(f"the model returned NaN or infinity: {self._where(place)}")
 
     def _where(self, place: Place) -> str:
         step, evaluation, t = place

@@ -38,6 +38,21 @@ def test_a_solver_of_your_own(registry, mixture, noise):
     assert order == pytest.approx(2, abs=0.15)
 
 
+def test_in_diffusers(monkeypatch, tmp_path):
+    """With a small network in the place of the one on the hub."""
+    import diffusers
+    import huggingface_hub
+
+    network = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+                                    down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tmp_path)
+    names: dict[str, object] = {}
+    exec(next(block for block in BLOCKS if "PNDMPipeline" in block), names)
+    assert len(names["images"]) == 4
+    assert names["pipe"].scheduler.config.solver == "unipc"
+
+
 def test_table_of_solvers_is_the_registry():
     """Name, order and evaluations a step, as the README's table says and as the solvers do."""
     text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")

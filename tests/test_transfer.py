@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pndm import schedules
+from pndm.gradient import combine
 from pndm.transfer import TRANSFERS, Linear, Manifold
 
 LINEAR, VP = schedules.create("linear"), schedules.create("vp_linear")
@@ -109,3 +110,17 @@ def test_two_schedules_do_not_share_coefficients(name):
         fresh = TRANSFERS[name](transfer.schedule)
         assert torch.equal(x, fresh(X0, fresh.direction(X0, 0.5, EPS), 0.5, 0.4))
     assert not torch.equal(a(X0, a.direction(X0, 0.5, EPS), 0.5, 0.4), b(X0, b.direction(X0, 0.5, EPS), 0.5, 0.4))
+
+
+@pytest.mark.parametrize("kind", TRANSFERS)
+def test_along_is_the_transfer_along_the_combination(kind):
+    transfer = TRANSFERS[kind](LINEAR)
+    x, *directions = torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = transfer(x, combine((2.0, -1.5, 0.5), directions), 700.0, 650.0)
+    before = [tensor.clone() for tensor in (x, *directions)]
+    found = transfer.along(x, (2.0, -1.5, 0.5), directions, 700.0, 650.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    unread = torch.full_like(x, torch.nan)
+    longer = transfer.along(x, (2.0, 0.0, -1.5, 0.5), [directions[0], unread, *directions[1:], unread], 700.0, 650.0)
+    assert torch.equal(longer, found)
+    assert all(torch.equal(a, b) for a, b in zip((x, *directions), before, strict=True))

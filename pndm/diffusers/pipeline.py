@@ -60,8 +60,8 @@ class PNDMPipeline(DiffusionPipeline):
 
         batch_size: how many. num_inference_steps: steps of the solver.
         generator: of the noise; a list of one a sample makes every image depend on its own generator alone.
-        output_type: pil (a list of images), np (an array (B, H, W, C) in [0, 1]) or pt (a tensor (B, C, H, W) in
-            [0, 1], on the network's device).
+        output_type: pil (a list of images), np (an array (B, H, W, C) in [0, 1]; so is None, as in diffusers) or pt (a
+            tensor (B, C, H, W) in [0, 1], on the network's device).
         return_dict: an `ImagePipelineOutput` with `.images`; else a tuple whose first element they are.
         solver (keyword): a name or an object of `pndm.solvers`, adaptive ones included, for this call in place of the
             scheduler's own, on the same noise path and grid.
@@ -69,9 +69,15 @@ class PNDMPipeline(DiffusionPipeline):
         """
         solver = kwargs.pop("solver", None)
         for name in kwargs:
+            if name in SolverScheduler.options():
+                raise OptionError(
+                    f"{name} is an option of the scheduler, not of a call: "
+                    f"PNDMPipeline.from_pretrained(folder, {name}=...)"
+                )
             raise OptionError(f"PNDMPipeline has no argument {name!r}: known are {', '.join(_ARGUMENTS)}, solver")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        output_type = output_type or "np"
         if output_type not in OUTPUT_TYPES:
             raise OptionError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}")
         if isinstance(generator, Sequence) and len(generator) != batch_size:
@@ -196,7 +202,7 @@ class PNDMPipeline(DiffusionPipeline):
 _ARGUMENTS = [name for name in inspect.signature(PNDMPipeline.__call__).parameters if name not in ("self", "kwargs")]
 
 
-def _as_output(images: Tensor, output_type: str | None) -> Any:
+def _as_output(images: Tensor, output_type: str) -> Any:
     """Images in [0, 1], (B, C, H, W), as what was asked for."""
     if output_type == "pt":
         return images

@@ -81,7 +81,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     steps_offset: is added to the times of leading.
     set_alpha_to_one: whether the run ends at ᾱ = 1 or at the ᾱ of index 0. A run whose last evaluation is at 0 already
         ends at ᾱ = 1 in any case: a step from 0 to 0 would do nothing with it.
-    skip_prk_steps: a solver that would start with Runge-Kutta starts with one Heun step instead.
+    skip_prk_steps: a solver that would start with Runge-Kutta starts at low order instead, one evaluation a step
+        (theirs evaluates at the second timestep twice, for a Heun step: startup="heun").
     compat: compute what diffusers' PNDMScheduler (solver plms) or DDIMScheduler (ddim) computes, faults included.
     clip_sample, clip_sample_range: only for ddim with compat; clipping x0 has no place in an ODE.
     thresholding, rescale_betas_zero_snr: only False.
@@ -124,7 +125,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         grids.create(timestep_spacing, **(grid_options or {}))
         options = dict(solver_options or {})
         if skip_prk_steps and solvers.solvers.options(solver).get("startup", (None, None))[1] == "rk":
-            options = {"startup": "heun", **options}
+            options = {"startup": "low_order", **options}
         self._solvers = [solvers.create(solver, **options)]
         if "startup" in solvers.solvers.options(solver):
             self._solvers.append(solvers.create(solver, **{**options, "startup": "low_order"}))

@@ -79,7 +79,7 @@ def load_checkpoint(path: str | os.PathLike[str], dtype: torch.dtype = torch.flo
         raise OptionError(f"checkpoint {path}: its architecture entry is not valid: {error}") from error
     with torch.device("meta"):  # no memory and no random initialisation that the file would overwrite
         model = UNet(config)
-    _check_tensors(path, model, tensors)
+    check_tensors(path, model, tensors)
     if _checksum(tensors) != crc32:
         raise OptionError(f"checkpoint {path}: the tensors are damaged (their checksum differs); get the file again")
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
@@ -117,11 +117,12 @@ def _check_kind(path: Path) -> None:
         return
     if start[:2] == b"PK" or start[:1] == b"\x80":  # torch.save: a zip of pickles, or in old files a bare pickle
         raise OptionError(f"checkpoint {path}: is a pickle (.pt, .ckpt, .bin), which can run code when it is opened, "
-                          "and is refused; convert it to safetensors")  # fmt: skip
+                          "and is refused; convert it to safetensors (an original DDIM or PNDM checkpoint: with "
+                          "run.py experiment=convert)")  # fmt: skip
     raise OptionError(f"checkpoint {path}: is not a safetensors file, or is truncated or damaged; get it again")
 
 
-def _check_tensors(path: Path, model: UNet, tensors: dict[str, Tensor]) -> None:
+def check_tensors(path: Path, model: UNet, tensors: dict[str, Tensor]) -> None:
     """Raise OptionError that names the first tensor that differs from the architecture."""
     expected = model.state_dict()
     for name, tensor in expected.items():

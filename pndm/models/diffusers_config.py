@@ -7,6 +7,7 @@ beta_schedule squaredcos_cap_v2                 schedule cosine (beta_start and 
 trained_betas                                   schedule table, ᾱ = the running product of 1 - beta
 num_train_timesteps                             train_steps
 prediction_type epsilon, sample, v_prediction   predicts eps, x0, v
+predict_epsilon true, false (diffusers < 0.10)  predicts eps, x0
 timestep_spacing leading, trailing, linspace    the grids of these names
 set_alpha_to_one                                t_end = -1 (ᾱ = 1), else 0 (the ᾱ of index 0)
 """
@@ -19,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from pndm.errors import OptionError, unknown_name
-from pndm.schedules import Schedule, schedules
+from pndm.schedules import Linear, ScaledLinear, Schedule, schedules
 
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -44,10 +45,12 @@ _CLIPPING: dict[str, Any] = {
 }
 # What a field that is absent from a scheduler_config.json means to the class that wrote it.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {**_COMMON, **_CLIPPING, "variance_type": "fixed_small"},
-    "DDIMScheduler": {**_COMMON, **_CLIPPING, "set_alpha_to_one": True},
-    "PNDMScheduler": {**_COMMON, "skip_prk_steps": False, "set_alpha_to_one": False},
+    "DDPMScheduler": {**COMMON, **_CLIPPING, "variance_type": "fixed_small"},
+    "DDIMScheduler": {**COMMON, **_CLIPPING, "set_alpha_to_one": True},
+    "PNDMScheduler": {**COMMON, "skip_prk_steps": False, "set_alpha_to_one": False},
 }
+# Fields of diffusers below 0.10 that say nothing of a noise path; predict_epsilon is read.
+OLD_FIELDS = ("tensor_format", "timestep_values", "predict_epsilon")
 # The fields that our own scheduler adds.
 OWN_FIELDS = ("solver", "solver_options", "grid_options", "compat")
 FIELDS = frozenset(OWN_FIELDS).union(*DEFAULTS.values())
@@ -58,7 +61,7 @@ def filled(config: Mapping[str, Any], extra_fields: Iterable[str] = ()) -> dict[
 
     extra_fields: further known fields, which mean nothing here. Raises OptionError for a field that nobody knows.
     """
-    passed_over = set(extra_fields) - FIELDS
+    passed_over = {*extra_fields, *OLD_FIELDS} - FIELDS
     if config.get("use_flow_sigmas"):
         raise OptionError(
             "scheduler configuration: use_flow_sigmas=True is a path that preserves no variance; only False"
@@ -70,6 +73,8 @@ def filled(config: Mapping[str, Any], extra_fields: Iterable[str] = ()) -> dict[
                 f"{', '.join(sorted(FIELDS))}"
             )
     given = {name: value for name, value in config.items() if name in FIELDS}
+    if config.get("predict_epsilon") is False:
+        given.setdefault("prediction_type", "sample")
     return {**DEFAULTS.get(config.get("_class_name", ""), {}), **given}
 
 
@@ -91,6 +96,21 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
         raise unknown_name("beta_schedule", kind, BETA_SCHEDULES)
     ends = {} if kind == "squaredcos_cap_v2" else {name: config[name] for name in ("beta_start", "beta_end")}
     return schedules.create(BETA_SCHEDULES[kind], train_steps=steps, **ends)
+
+
+def config_of(schedule: Schedule, predicts: str) -> dict[str, Any]:
+    """The entries that say this: the inverse of `schedule_of` and `predicts_of`, for a discrete schedule."""
+    if schedule.train_steps is None:
+        raise OptionError(
+            f"schedule {schedule.name!r} has no discrete training steps, as diffusers' configurations need"
+        )
+    kind = next((theirs for theirs, ours in PREDICTS.items() if ours == predicts), predicts)
+    entries = {"num_train_timesteps": schedule.train_steps, "prediction_type": kind}
+    if isinstance(schedule, (Linear, ScaledLinear)):
+        ends = {"beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
+        return {**entries, **ends, "beta_schedule": schedule.name}
+    table = schedule.alpha(np.arange(-1.0, schedule.train_steps)) ** 2
+    return {**entries, "trained_betas": (1 - table[1:] / table[:-1]).tolist()}
 
 
 def predicts_of(config: Mapping[str, Any]) -> str:

@@ -19,39 +19,16 @@ from safetensors.torch import load_file, save
 
 from pndm.errors import OptionError
 from pndm.models.checkpoint import write_atomic
-from pndm.models.diffusers_config import filled, predicts_of, schedule_of
-from pndm.models.pretrained import Pretrained
 from pndm.models.unet import UNet, UNetConfig
 
 PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+FILES = (".safetensors", *PICKLES)
+CONVERSION = "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
 # A network's entry in model_index.json, [library, class]: what diffusers reads too, and what UNet2DModel cannot hold.
 THEIRS, OURS = ["diffusers", "UNet2DModel"], ["pndm.models.unet", "UNet"]
-
-
-def load_folder(
-    name: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    channels_last: bool = True,
-) -> Pretrained:
-    """The network of an unconditional diffusers pipeline, by the path of its folder or its name on the hub.
-
-    Raises OptionError for a folder without model_index.json, a pipeline that is not DDPM, DDIM or PNDM, pickled or
-    damaged weights, and a network or scheduler with parts that have no counterpart here.
-    """
-    folder = local_folder(name)
-    index = read_index(folder)
-    config = filled(read_scheduler_config(folder))
-    network = load_network(folder, dtype)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(device).to(memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
-    shape = (network.config.in_channels, network.config.image_size, network.config.image_size)
-    metadata = {"pipeline": index["_class_name"], "scheduler": config}
-    return Pretrained(network, shape, schedule_of(config), predicts_of(config), "unknown", metadata)
 
 
 def is_pipeline(name: str | os.PathLike[str]) -> bool:
@@ -61,7 +38,7 @@ def is_pipeline(name: str | os.PathLike[str]) -> bool:
 
 def _is_hub_name(name: str) -> bool:
     parts = name.split("/")
-    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not name.endswith(".safetensors")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and Path(name).suffix not in FILES
 
 
 def local_folder(name: str | os.PathLike[str], **download: Any) -> Path:
@@ -121,16 +98,16 @@ def refuse_pickles(folder: Path) -> None:
     unet = _part(folder, "unet")
     if any(unet.glob("*.safetensors")):
         return
-    for pattern in PICKLES:
-        for file in sorted(unet.glob(pattern)):
+    for suffix in PICKLES:
+        for file in sorted(unet.glob(f"*{suffix}")):
             raise OptionError(
                 f"pipeline folder {folder}: {file.relative_to(folder)} is a pickle, which can run code when it is "
-                "opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
-                "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+                f"opened, and is refused; get the safetensors of the same network, or convert it where you trust it: "
+                f"{CONVERSION}"
             )
     raise OptionError(
         f"pipeline folder {folder}: there is no {(unet / WEIGHTS).relative_to(folder)}; weights are read from "
-        "safetensors only"
+        f"safetensors only, and others converted where you trust them: {CONVERSION}"
     )
 
 
@@ -172,6 +149,17 @@ def save_network(network: UNet, folder: Path) -> list[str]:
     write_json(folder / "unet" / CONFIG, entries)
     write_atomic(folder / "unet" / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     return OURS if folded else THEIRS
+
+
+def save_pipeline(network: UNet, scheduler: Mapping[str, Any], folder: Path) -> None:
+    """Write a whole pipeline: a DDPMPipeline, which diffusers runs as it is and `PNDMPipeline` takes too.
+
+    scheduler: what `diffusers_config.config_of` gives. Raises OSError.
+    """
+    entry = save_network(network, folder)
+    write_json(folder / "scheduler" / SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler", **scheduler})
+    index = {"_class_name": "DDPMPipeline", "unet": entry, "scheduler": ["diffusers", "DDPMScheduler"]}
+    write_json(folder / INDEX, index)  # last: with it the folder is one that can be loaded
 
 
 def to_diffusers(config: UNetConfig) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Networks by name or by file, ready to answer with eps in the time of any schedule."""
+"""Networks by name, by file or by pipeline folder, ready to answer with eps in the time of any schedule."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 
 from pndm.denoisers import Model, denoiser, retimed
 from pndm.errors import OptionError
+from pndm.models import diffusers_folder as folders
 from pndm.models.checkpoint import load_checkpoint
+from pndm.models.diffusers_config import COMMON, filled, predicts_of, schedule_of
 from pndm.models.unet import UNet
 from pndm.schedules import Schedule, schedules
 
@@ -49,22 +52,49 @@ def path(name: str) -> Path:
 
 
 def load(
-    name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", channels_last: bool = True
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    channels_last: bool = True,
 ) -> Pretrained:
-    """A network by the name under which it ships, or by the path of its .safetensors file.
+    """A network by the name under which it ships, by the path of its .safetensors file, or from the folder (or the
+    name on the hub, owner/name) of an unconditional diffusers pipeline: DDPM, DDIM or PNDM.
 
-    Raises OptionError for a file that is missing, damaged, pickled or of another kind.
+    Raises OptionError for a file or folder that is missing, damaged, pickled or of another kind, and for a pipeline
+    with parts that have no counterpart here.
     """
-    file = path(name)
+    found = _from_folder(name, dtype) if folders.is_pipeline(name) and name not in names() else _from_file(name, dtype)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    found.network.to(device).to(memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
+    return found
+
+
+def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
+    file = path(str(name))
+    if not file.exists():
+        raise OptionError(
+            f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
+            "pipeline, or its name on the hub (owner/name)"
+        )
     network, metadata = load_checkpoint(file, dtype)
     for entry in ("schedule", "predicts", "data"):
         if entry not in metadata:
             raise OptionError(
                 f"checkpoint {file}: its metadata lack {entry!r}, so it is not known how to sample from it"
             )
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(device).to(memory_format=layout).requires_grad_(False)  # type: ignore[call-overload]
-    config = network.config
-    shape = (config.in_channels, config.image_size, config.image_size)
     schedule = schedules.create(metadata["schedule"])
-    return Pretrained(network, shape, schedule, metadata["predicts"], metadata["data"], metadata)
+    return Pretrained(network, _shape(network), schedule, metadata["predicts"], metadata["data"], metadata)
+
+
+def _from_folder(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
+    folder = folders.local_folder(name)
+    index = folders.read_index(folder)
+    config = {**COMMON, **filled(folders.read_scheduler_config(folder))}
+    network = folders.load_network(folder, dtype)
+    metadata = {"pipeline": index["_class_name"], "scheduler": config}
+    return Pretrained(network, _shape(network), schedule_of(config), predicts_of(config), "unknown", metadata)
+
+
+def _shape(network: UNet) -> tuple[int, int, int]:
+    return network.config.in_channels, network.config.image_size, network.config.image_size

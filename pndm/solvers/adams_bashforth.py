@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pndm.clocks import polynomial_weights
 from pndm.errors import OptionError, unknown_name
-from pndm.gradient import ADAMS_BASHFORTH, HEUN, RK4, Tableau, combine
+from pndm.gradient import ADAMS_BASHFORTH, HEUN, RK4, Tableau
 from pndm.solvers.base import Solver, Step, register
 from pndm.solvers.runge_kutta import fitting, runge_kutta_step
 
@@ -115,7 +115,7 @@ class AdamsBashforth(Solver):
             return x
         self.history.appendleft((yield x, t))
         weights = self.weights[k]
-        return self.transfer(x, combine(weights, list(self.history)[: len(weights)]), t, s)
+        return self.transfer.along(x, weights, self.history, t, s)
 
     def _weights(self, k: int) -> Sequence[float]:
         """Weights of step k, newest evaluation first."""

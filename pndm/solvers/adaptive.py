@@ -145,8 +145,8 @@ class Adaptive(Solver):
         tableau, directions = self.pair.tableau, list(self.directions)
         for node, stage in zip(tableau.nodes[1:], tableau.stages[1:], strict=True):
             there = between(self.schedule, "rho", t, s, node) if node < 1 else s
-            directions.append((yield self._counted(self.transfer(x, combine(stage, directions), t, there), there)))
-        landed = self.transfer(x, combine(tableau.weights, directions), t, s)
+            directions.append((yield self._counted(self.transfer.along(x, stage, directions, t, there), there)))
+        landed = self.transfer.along(x, tableau.weights, directions, t, s)
         directions.append((yield self._counted(landed, s)))
         _, along = self.transfer.coefficients(t, s)
         apart = combine(self.pair.error, directions).reshape(len(x), -1)

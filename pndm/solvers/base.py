@@ -96,10 +96,13 @@ class Solver:
         while True:
             analytic = self.first == "analytic" and question[1] == self.times[0]
             eps = self.guess(*question) if analytic else (yield question)
+            eps = self.transfer.direction(*question, eps)
+            del question  # here and below: a state that the step has done with is free for the next
             try:
-                question = step.send(self.transfer.direction(*question, eps))
+                question = step.send(eps)
             except StopIteration as end:
                 return end.value
+            del eps
 
     def integrate(self, x: Tensor, evaluate: Evaluate, on_step: OnStep) -> Tensor:
         """The whole run: x at the first time to x at the last. on_step(k, t, x) follows each step."""
@@ -129,8 +132,11 @@ class Solver:
 def drive(asking: Generator[Question, Tensor, T], evaluate: Evaluate) -> T:
     """Answer all questions of a generator (there may be none), and give what it returns."""
     try:
-        question = next(asking)
+        x, t = next(asking)
         while True:
-            question = asking.send(evaluate(*question))
+            eps = evaluate(x, t)
+            del x
+            x, t = asking.send(eps)
+            del eps
     except StopIteration as end:
         return end.value

@@ -7,7 +7,6 @@ from itertools import pairwise
 from torch import Tensor
 
 from pndm.clocks import between, polynomial_weights
-from pndm.gradient import combine
 from pndm.solvers.base import Solver, Step, register
 
 Plan = tuple[float, float, list[float], list[float]]
@@ -55,8 +54,8 @@ class DPMSolver3(Solver):
             return self.transfer(x, e1, t, s)
         third, two_thirds, to_stage, to_end = plan
         e2 = yield self.transfer(x, e1, t, third), third
-        e3 = yield self.transfer(x, combine(to_stage, [e1, e2]), t, two_thirds), two_thirds
-        return self.transfer(x, combine(to_end, [e1, e3]), t, s)
+        e3 = yield self.transfer.along(x, to_stage, [e1, e2], t, two_thirds), two_thirds
+        return self.transfer.along(x, to_end, [e1, e3], t, s)
 
     def evaluations(self) -> int:
         return sum(3 if plan else 1 for plan in self.plans)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pndm.clocks import CLOCKS, between
 from pndm.errors import unknown_name
-from pndm.gradient import EULER, TABLEAUX, Tableau, combine
+from pndm.gradient import EULER, TABLEAUX, Tableau
 from pndm.solvers.base import Question, Solver, Step, register
-from pndm.transfer import Transfer
+from pndm.transfer import Transfer, added
 
 
 def runge_kutta_step(
@@ -24,12 +24,23 @@ def runge_kutta_step(
 
     Returns the new state and the step's first direction.
     """
+    a, b = transfer.pair(t, s)
     directions: list[Tensor] = []
-    for node, stage in zip(tableau.nodes, tableau.stages, strict=True):
+    first = moved = None
+    for i, (node, stage, weight) in enumerate(zip(tableau.nodes, tableau.stages, tableau.weights, strict=True)):
         there = between(transfer.schedule, clock, t, s, node) if 0 < node < 1 else s if node else t
-        landed = transfer(x, combine(stage, directions), t, there) if node else x
-        directions.append((yield landed, there))
-    return transfer(x, combine(tableau.weights, directions), t, s), directions[0]
+        landed = transfer.along(x, stage, directions, t, there) if node else x
+        # Let go of what no later stage follows (x only holds its place): a run keeps few states.
+        directions = [d if any(row[j] for row in tableau.stages[i + 1 :]) else x for j, d in enumerate(directions)]
+        e = yield landed, there
+        del landed
+        first = e if first is None else first
+        moved = added(moved, b * weight, e) if weight else moved
+        directions.append(e)
+        del e
+    assert first is not None
+    assert moved is not None
+    return moved.add_(x, alpha=a), first
 
 
 def fitting(tableau: Tableau, clock: str, noiseless_end: bool) -> Tableau:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pndm.clocks import polynomial_weights
 from pndm.errors import OptionError, unknown_name
-from pndm.gradient import combine
 from pndm.solvers.base import Solver, Step, register
 
 VARIANTS = ("bh1", "bh2")
@@ -82,16 +81,21 @@ class UniPC(Solver):
         if self.before:
             state, time = self.before
             weights = self.correctors[k - 1]
-            x = self.transfer(state, combine(weights, [e, *self.history][: len(weights)]), time, t)
+            x = self.transfer.along(state, weights, [e, *self.history], time, t)
         self.before = x, t
         self.history.appendleft(e)
         weights = self.predictors[k]
-        return self.transfer(x, combine(weights, list(self.history)[: len(weights)]), t, s)
+        return self.transfer.along(x, weights, self.history, t, s)
 
     def _weights(self, asked: Sequence[float], t: float, s: float) -> list[float]:
         """Weights of evaluations at the times `asked`, the one at t among them, for a step from t to s."""
         if len(asked) != 2:
             return polynomial_weights(self.schedule, "lam", self._transfer_type.clock, asked, t, s)
+        return self.schedule.remember(
+            (type(self), self.variant, self._transfer_type, *asked, t, s), self._line, asked, t, s
+        )
+
+    def _line(self, asked: Sequence[float], t: float, s: float) -> list[float]:
         (other,) = (time for time in asked if time != t)
         h = self.schedule.lam(s) - self.schedule.lam(t)
         reach = (self.schedule.lam(other) - self.schedule.lam(t)) / h

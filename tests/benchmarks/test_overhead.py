@@ -4,7 +4,6 @@
 synchronisation in every step would trip and a noisy machine does not.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -14,22 +13,18 @@ from torch import Tensor
 
 import pndm
 from pndm.models import pretrained
+from tests.benchmarks.timing import in_turn, median_ratio
 
 STEPS = 50
 
 
-def side_by_side(first: Callable[[], object], second: Callable[[], object], rounds: int) -> float:
-    """Median of time(first) / time(second), taken in pairs after a warm-up, so that a slow spell hits both."""
-    ratios = []
-    for round_ in range(rounds + 1):
-        seconds = []
-        for run in (first, second):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-        if round_:
-            ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+def least_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
+    """Least processor time of the first over that of the second, on one thread: what other work disturbs least."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = in_turn({"first": first, "second": second}, rounds=20, clock=time.thread_time)
+    torch.set_num_threads(threads)
+    return min(seconds["first"]) / min(seconds["second"])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +45,8 @@ def test_guard_an_evaluation_costs_a_few_passes_over_the_state(free, name):
         for _ in range(nfe):
             (x * 0.5).add_(x, alpha=0.5)
 
-    ratio = side_by_side(lambda: pndm.solve(model, x, solver=solver, steps=STEPS, schedule=schedule), passes, rounds=9)
-    assert ratio < 30, f"{name}: an evaluation costs {ratio:.1f} passes over the state"
+    ratio = least_ratio(lambda: pndm.solve(model, x, solver=solver, steps=STEPS, schedule=schedule), passes)
+    assert ratio < 15, f"{name}: an evaluation costs {ratio:.1f} passes over the state"
 
 
 def test_guard_no_slower_than_diffusers(free):
@@ -65,12 +60,12 @@ def test_guard_no_slower_than_diffusers(free):
         for t in scheduler.timesteps:
             sample = scheduler.step(model(sample, t), t, sample).prev_sample
 
-    ratio = side_by_side(lambda: pndm.solve(model, x, solver="plms", steps=STEPS, schedule=schedule), theirs, rounds=9)
-    assert ratio < 1, f"plms takes {ratio:.2f} of the time of diffusers' PNDMScheduler for the same evaluations"
+    ratio = least_ratio(lambda: pndm.solve(model, x, solver="plms", steps=STEPS, schedule=schedule), theirs)
+    assert ratio < 0.7, f"plms takes {ratio:.2f} of the time of diffusers' PNDMScheduler for the same evaluations"
 
 
 @pytest.mark.slow
-def test_solve_adds_at_most_3_percent_to_the_network(capsys):
+def test_solve_adds_at_most_2_percent_to_the_network(capsys):
     trained = pretrained.load("default")
     schedule = pndm.schedules.create("linear")
     model = trained.eps(schedule)
@@ -82,10 +77,13 @@ def test_solve_adds_at_most_3_percent_to_the_network(capsys):
         for _ in range(STEPS + 9):
             model(x, t)
 
-    ratio = side_by_side(lambda: pndm.solve(model, x, solver="plms", steps=STEPS, schedule=schedule), bare, rounds=9)
+    seconds = in_turn(
+        {"solve": lambda: pndm.solve(model, x, solver="plms", steps=STEPS, schedule=schedule), "bare": bare}, rounds=9
+    )
+    ratio = median_ratio(seconds["solve"], seconds["bare"])
     with capsys.disabled():
         print(f"\nsolve / bare network, plms {STEPS} steps, batch 16, float32: {ratio:.4f}")
-    assert ratio <= 1.03
+    assert ratio <= 1.02
 
 
 @pytest.mark.slow

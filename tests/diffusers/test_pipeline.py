@@ -70,6 +70,7 @@ def test_outputs(pipe):
     (array,) = pipe(batch_size=2, num_inference_steps=3, generator=seeded(), output_type="np", return_dict=False)
     assert (array.shape, array.dtype) == ((2, 8, 8, 3), np.float32)
     assert np.array_equal(np.array(images.images[1]), (array[1] * 255).round())
+    assert np.array_equal(pipe(2, 3, seeded(), None).images, array)
     tensor = pipe(2, 3, seeded(), "pt").images
     assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), array)
     assert 0 <= array.min() < array.max() <= 1
@@ -107,6 +108,15 @@ def test_compat_gives_diffusers_images(config, unet):
     assert expected.std() > 0.05
     assert np.abs(result - expected).max() < 1 / 255
     assert np.abs(result - expected).max() < 1e-5
+
+
+def test_a_list_of_generators_draws_what_diffusers_draws(unet):
+    theirs = quiet(diffusers.PNDMPipeline(unet, diffusers.PNDMScheduler(**GENTLE)))
+    ours = quiet(PNDMPipeline(unet, scheduler("plms", theirs.scheduler.config, compat=True)))
+    expected, result = (
+        pipe(3, 5, [seeded(k) for k in (5, 6, 7)], "np", return_dict=False)[0] for pipe in (theirs, ours)
+    )
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plms", "dpmpp_2m", "prk"])
@@ -230,6 +240,10 @@ def test_parts_can_be_given(pipe, tmp_path):
         ({"batch_size": 3, "generator": [seeded()]}, "generator is a list of 1, but batch_size=3: give one a sample"),
         ({"output_type": "jpg"}, "output_type='jpg' must be one of pil, np, pt"),
         ({"solver": "plsm"}, "unknown solver 'plsm': did you mean 'plms'"),
+        (
+            {"compat": True},
+            r"compat is an option of the scheduler, .* PNDMPipeline.from_pretrained.folder, compat=\.\.\.",
+        ),
         ({"slover": "ddim"}, "PNDMPipeline has no argument 'slover': known are batch_size, .*, solver"),
     ],
 )

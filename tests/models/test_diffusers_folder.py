@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pndm import OptionError, schedules, solve
 from pndm.models import diffusers_folder
-from pndm.models.diffusers_folder import is_pipeline, load_folder, load_network, save_network, to_diffusers
+from pndm.models.diffusers_folder import is_pipeline, load_network, save_network, to_diffusers
+from pndm.models.pretrained import load
 from pndm.models.unet import UNet, UNetConfig
 
 OPTIONS = {
@@ -39,7 +40,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM", "PNDM"])
 def test_loads_what_diffusers_wrote(kind, tmp_path):
     network = written(tmp_path, kind, beta_schedule="scaled_linear", prediction_type="v_prediction", beta_end=0.015)
-    loaded = load_folder(tmp_path)
+    loaded = load(tmp_path)
     assert (loaded.shape, loaded.predicts, loaded.data) == ((3, 8, 8), "v", "unknown")
     assert loaded.schedule.same_path(schedules.create("scaled_linear", beta_start=1e-4, beta_end=0.015))
     assert loaded.metadata["pipeline"] == f"{kind}Pipeline"
@@ -53,7 +54,7 @@ def test_loads_what_diffusers_wrote(kind, tmp_path):
 
 def test_the_layout_of_the_oldest_pipelines(folder):
     """google/ddpm-cifar10-32: all files in one folder, and attention under its old names."""
-    expected = load_folder(folder).network.state_dict()
+    expected = load(folder).network.state_dict()
     for part in ("unet", "scheduler"):
         for file in (folder / part).iterdir():
             shutil.move(file, folder / file.name)
@@ -64,15 +65,56 @@ def test_the_layout_of_the_oldest_pipelines(folder):
         tensors = {key.replace(new, name): tensor for key, tensor in tensors.items()}
     assert any("proj_attn" in key for key in tensors)
     save_file(tensors, folder / WEIGHTS)
-    loaded = load_folder(folder).network.state_dict()
+    loaded = load(folder).network.state_dict()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    ("fields", "predicts"),
+    [
+        ({"tensor_format": "pt", "timestep_values": None, "trained_betas": None}, "eps"),
+        ({"predict_epsilon": True}, "eps"),
+        ({"predict_epsilon": False}, "x0"),
+    ],
+)
+def test_scheduler_fields_of_old_diffusers(fields, predicts, folder):
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(fields))
+    loaded = load(folder)
+    assert loaded.predicts == predicts
+    assert loaded.schedule.same_path(schedules.create("linear"))
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "attends", "parameters"),
+    [(32, (128, 256, 256, 256), 1, 35_746_307), (256, (128, 128, 256, 256, 512, 512), 4, 113_673_219)],
+    ids=["google/ddpm-cifar10-32", "google/ddpm-cat-256"],
+)
+def test_public_configurations(size, channels, attends, parameters):
+    """unet/config.json as it lies on the hub (docs/checkpoints.md): the same tensors as diffusers makes of it."""
+    levels = range(len(channels))
+    config = {
+        "_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu", "attention_head_dim": None,
+        "block_out_channels": list(channels), "center_input_sample": False,
+        "down_block_types": ["AttnDownBlock2D" if k == attends else "DownBlock2D" for k in levels],
+        "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "in_channels": 3, "layers_per_block": 2,
+        "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32, "out_channels": 3, "sample_size": size,
+        "time_embedding_type": "positional",
+        "up_block_types": ["AttnUpBlock2D" if k == attends else "UpBlock2D" for k in reversed(levels)],
+    }  # fmt: skip
+    with torch.device("meta"):
+        ours = UNet(UNetConfig.from_diffusers(config)).state_dict()
+        theirs = diffusers.UNet2DModel.from_config(config).state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {k: tensor.shape for k, tensor in theirs.items()}
+    assert sum(tensor.numel() for tensor in ours.values()) == parameters
+    if size == 32:
+        assert UNetConfig.from_diffusers(config) == UNetConfig()
+
+
 def test_dtype_and_memory_layout(folder):
-    loaded = load_folder(folder, dtype=torch.float64)
+    loaded = load(folder, dtype=torch.float64)
     assert {p.dtype for p in loaded.network.parameters()} == {torch.float64}
     assert loaded.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    assert load_folder(folder, channels_last=False).network.conv_in.weight.is_contiguous()
+    assert load(folder, channels_last=False).network.conv_in.weight.is_contiguous()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +157,7 @@ def test_names_on_the_hub(folder, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **options: asked.append((name, options)) or folder
     )
-    assert load_folder("google/ddpm-cifar10-32").shape == (3, 8, 8)
+    assert load("google/ddpm-cifar10-32").shape == (3, 8, 8)
     assert diffusers_folder.local_folder("a/b", revision="v1") == folder
     patterns = {"allow_patterns": ["*.json", "*.safetensors"]}
     assert asked == [("google/ddpm-cifar10-32", patterns), ("a/b", {**patterns, "revision": "v1"})]
@@ -125,13 +167,20 @@ def test_names_on_the_hub(folder, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     with pytest.raises(OptionError, match=r"pipeline a/b: .* the hub did not give it .ConnectionError: no network.$"):
-        load_folder("a/b")
+        load("a/b")
 
 
 def test_what_is_a_pipeline(folder):
     assert is_pipeline(folder)
     assert is_pipeline("google/ddpm-cifar10-32")
-    for name in ("default", "runs/model.safetensors", "./runs", "a/b/c", str(folder / "unet" / WEIGHTS)):
+    for name in (
+        "default",
+        "runs/model.safetensors",
+        "runs/model.ckpt",
+        "./runs",
+        "a/b/c",
+        str(folder / "unet" / WEIGHTS),
+    ):
         assert not is_pipeline(name)
 
 
@@ -197,18 +246,18 @@ def _smaller(folder):
 def test_refusals(harm, sentence, folder):
     harm(folder)
     with pytest.raises(OptionError, match=sentence):
-        load_folder(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "./nowhere"])
 def test_no_folder(name):
-    with pytest.raises(
-        OptionError, match=f"pipeline {name}: there is no such folder, and a name on the hub has the form"
-    ):
-        load_folder(name)
+    with pytest.raises(OptionError, match=f"pipeline {name}: there is no such folder, and a name on the hub has the f"):
+        diffusers_folder.local_folder(name)
+    with pytest.raises(OptionError, match=f"model {name}: there is no such file or folder; give a .safetensors file"):
+        load(name)
 
 
 def test_the_hub_without_its_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(OptionError, match="a name on the hub needs: pip install 'pndm\\[diffusers\\]'"):
-        diffusers_folder.load_folder("google/ddpm-cifar10-32")
+        load("google/ddpm-cifar10-32")
