@@ -28,6 +28,7 @@ from pndm.metrics.paired import PairedError
 from pndm.metrics.precision_recall import PrecisionRecall
 from pndm.metrics.sliced import SlicedWasserstein
 from pndm.noise import SampleNoise
+from pndm.reference import self_converged
 
 CACHE = Path("outputs/.references")
 BLOCK = 32  # samples whose reference solution is computed and kept together, so that it is found whatever the batch
@@ -140,7 +141,16 @@ class References:
         if self.last is None or self.last[0] != number:
             indices = range(number * BLOCK, min((number + 1) * BLOCK, self.most))
             noise = SampleNoise(self.seed, indices).draw(self.goal.shape, self.goal.dtype, self.goal.device)
-            found = self.goal.reference(noise, self.times, self.tolerance, Cache(CACHE))
+            options = {} if self.tolerance is None else {"tolerance": self.tolerance}
+            found = Cache(CACHE).get(
+                self_converged,
+                self.goal.model,
+                noise,
+                self.goal.schedule,
+                self.times,
+                identity=self.goal.identity,
+                **options,
+            )
             self.differences[number], self.last = found.difference, (number, found.x)
         return self.last[1]
 

@@ -15,7 +15,6 @@ from pndm.noise import SampleNoise
 from pndm.reference import self_converged
 from tests.experiments.conftest import run_main
 
-
 PAIRED = ("metric=paired", "metric.paired.tolerance=0.02")  # of a network that was never trained
 
 
