@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,8 @@ def dtype(cfg: DictConfig) -> torch.dtype:
 def device(cfg: DictConfig) -> torch.device:
     """The device that `device` names; auto is a GPU where there is one."""
     if cfg.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = os.environ.get("LOCAL_RANK", "0")  # of a process of torchrun: each has a GPU of its own
+        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(cfg.device)
     except RuntimeError:

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, measuring
+from experiments import build, claim, config, identity, measuring, processes
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
+ROOM = 2**20  # bytes on the disk, below which no run begins
 FILE_GROUPS = ("model", "metric", "problem", "experiment")
 ON_PROBLEMS = (
     "convergence",
@@ -52,9 +54,11 @@ def main() -> int:
                 check(point)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in overrides):
             sys.argv.append(f"hydra.sweep.dir={identity.sweep_folder(overrides)}")
-        _hydra_main()
+        with processes.joined():
+            _hydra_main()
     except (OptionError, ModelError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        if not processes.rank():
+            print(f"run.py: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -151,6 +155,8 @@ def check(overrides: list[str]) -> None:
     build.check(cfg)
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name
+    if processes.size() > 1 and name != "sample":
+        raise OptionError(f"experiment={name} runs in one process: torchrun shares out only experiment=sample")
     if name not in ON_PROBLEMS:
         if cfg.problem.name != "none":
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
@@ -166,10 +172,12 @@ def check(overrides: list[str]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise OptionError unless the folder, or the nearest one above it that exists, can be written."""
+    """Raise OptionError unless the folder, or the nearest one above it that exists, can be written and has room."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise OptionError(f"output={folder} cannot be written: {there} is not a folder that this user may write to")
+    if (left := shutil.disk_usage(there).free) < ROOM:
+        raise OptionError(f"output={folder} cannot be written: the disk is full: {left} bytes are left")
 
 
 def _in_hydras_terms(argument: str) -> list[str]:
@@ -208,6 +216,7 @@ def _hydra_main(cfg: DictConfig) -> None:
             run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
             if run is not _by_name or not claim.is_done(cfg, out):  # training goes on by itself from where it is
                 run(cfg, out)
+            processes.wait_for_all()
     except (OptionError, ModelError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from experiments import figures
+from experiments.shards import first
 from pndm.data import to_uint8
+from pndm.errors import OptionError
 
 if TYPE_CHECKING:
     from experiments.compare import Row
@@ -104,8 +105,7 @@ def strip(table: Sequence[Row]) -> Any:
 def _first(row: Row) -> np.ndarray | None:
     """The first images (COLUMNS, H, W, C) of a row's first seed, or fewer; None when they cannot be read."""
     try:
-        with safe_open(row.records[0]["folder"] / "samples.safetensors", framework="pt") as file:
-            x = file.get_slice("x")[:COLUMNS]
-    except (OSError, SafetensorError):
+        x = first(row.records[0]["folder"], COLUMNS)
+    except OptionError:
         return None
-    return to_uint8(x).permute(0, 2, 3, 1).numpy()
+    return to_uint8(x.float()).permute(0, 2, 3, 1).numpy()

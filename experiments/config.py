@@ -36,6 +36,7 @@ class ModelConfig:
     weights: str = MISSING  # a name that ships, a .safetensors file, a pipeline folder, or a hub name
     data: str = "fashion-mnist"
     predicts: str = "eps"  # what experiment=train trains the output to be
+    flip: bool = False  # whether experiment=train mirrors images at random: for data that look the same from both sides
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from experiments import records
+from experiments import identity, records
 from experiments.config import GROUPS, create
 from pndm.errors import OptionError
 from pndm.models.diffusers_config import config_of
@@ -38,10 +38,7 @@ def convert(cfg: DictConfig, out: Path) -> dict[str, Any]:
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = {
-        "schema": 1,
-        "experiment": "convert",
-        "config": OmegaConf.to_container(cfg, resolve=True),
-        **records.environment(torch.device("cpu")),
+        **identity.head(cfg, torch.device("cpu")),
         "source": {"path": str(source), "sha256": digest},
         "weights": "averaged" if averaged else "as saved",
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import pndm
 from experiments import build, records
 from experiments.config import GROUPS, create
+from pndm.errors import OptionError
 from pndm.models import pretrained
 
 WITHOUT_EFFECT = ("output", "progress", "force")  # of the options; of an experiment's own: cache, progress
@@ -36,6 +37,8 @@ def key(cfg: DictConfig) -> str:
     """
     config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(cfg, _options(cfg)), resolve=True))
     experiment = {name: value for name, value in config["experiment"].items() if name not in ("cache", "progress")}
+    if experiment.get("source"):  # of experiment=convert
+        experiment["source"] = _weights(experiment["source"]) or experiment["source"]
     on_network = config["problem"]["name"] == "none"
     chosen = {str(inspect.getsourcefile(type(create(GROUPS[group], cfg[group])))) for group in GROUPS}
     everything = {
@@ -66,6 +69,8 @@ def folder_name(cfg: DictConfig) -> str:
     """The name of a run's folder, such as plms-50-3fa9c1d2e8: what people look for, then the key."""
     if cfg.experiment.name == "sample":
         about = f"{cfg.solver.name}-{cfg.steps}"
+    elif cfg.experiment.name == "convert":
+        about = Path(cfg.experiment.source or "").stem
     elif cfg.problem.name != "none":
         about = cfg.problem.name
     else:
@@ -87,8 +92,11 @@ def _options(cfg: DictConfig) -> list[str]:
 
 
 def _weights(name: str) -> str | None:
-    """The sha256 of a model's files; None where there are none: a name on the hub, or a mistake that loading names."""
-    path = pretrained.path(name)
+    """The sha256 of a model's files; None where there are none, which loading them will say more clearly."""
+    try:
+        path = pretrained.path(name)
+    except OptionError:
+        return None
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = [_digest(file, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return hashlib.sha256("".join(found).encode()).hexdigest() if found else None

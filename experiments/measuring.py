@@ -6,7 +6,7 @@ the paired error looks at the states, and compares them with the reference solut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,24 +141,19 @@ class References:
         if self.last is None or self.last[0] != number:
             indices = range(number * BLOCK, min((number + 1) * BLOCK, self.most))
             noise = SampleNoise(self.seed, indices).draw(self.goal.shape, self.goal.dtype, self.goal.device)
-            options = {} if self.tolerance is None else {"tolerance": self.tolerance}
+            goal, options = self.goal, {} if self.tolerance is None else {"tolerance": self.tolerance}
             found = Cache(CACHE).get(
-                self_converged,
-                self.goal.model,
-                noise,
-                self.goal.schedule,
-                self.times,
-                identity=self.goal.identity,
-                **options,
+                self_converged, goal.model, noise, goal.schedule, self.times, identity=goal.identity, **options
             )
             self.differences[number], self.last = found.difference, (number, found.x)
         return self.last[1]
 
 
-def as_record(measurement: Measurement) -> dict[str, Any]:
-    """What a record says of a measurement; the resamples as a line of text each, which a person can skip."""
-    found = {name: dict(vars(estimate)) for name, estimate in measurement.compute().items()}
+def measured(measurement: Measurement, samples: Iterable[tuple[range, Tensor]]) -> dict[str, Any]:
+    """What a record says of samples, given some at a time with their indices; resamples as a line of text each."""
+    for indices, x in samples:
+        measurement.update(x.float(), indices)
     return {
-        name: {**entry, "resamples": " ".join(f"{value:.7g}" for value in entry["resamples"])}
-        for name, entry in found.items()
+        name: {**vars(found), "resamples": " ".join(f"{value:.7g}" for value in found.resamples)}
+        for name, found in measurement.compute().items()
     }

@@ -33,6 +33,7 @@ from tqdm import tqdm
 import pndm.data
 import pndm.schedules
 from experiments import records, training_report, training_state
+from experiments.matrix_peak import throughput
 from experiments.training_config import (
     FREE_OPTIONS,
     TrainConfig,
@@ -46,6 +47,7 @@ from pndm.models.checkpoint import load_checkpoint, save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
 LOSS_EVERY = 20
+MEASURED_SECONDS = 60.0  # a shorter run's images a second are those of its start
 FIGURE_SECONDS = 60.0  # the figure is drawn no more often than this, but always at the end
 BETAS = (0.9, 0.999)
 _STREAM_TRAIN, _STREAM_EPOCH, _STREAM_VALIDATE, _STREAM_INIT = range(4)
@@ -84,13 +86,13 @@ class Trainer:
             for values in (schedule.alpha(times), schedule.sigma(times))
         )
         # The test images are the held-out ones: the training set's are all trained on.
-        images = pndm.data.load(config.data, config.data_folder, "train").images[: config.limit]
+        images = pndm.data.load(config.data, config.data_folder, "train", config.limit).images
         if len(images) < config.batch:
             raise OptionError(f"batch {config.batch} is more than the {len(images)} training images of {config.data!r}")
         self.images = images.to(device)
         self.held_out: Tensor | None = None
         if config.validate_every:
-            held_out = pndm.data.load(config.data, config.data_folder, "test").images[: config.validate_images]
+            held_out = pndm.data.load(config.data, config.data_folder, "test", config.validate_images).images
             self.held_out = held_out.to(device)
 
         torch.manual_seed(_mix(config.seed, 0, _STREAM_INIT))  # the layers draw their weights from the global generator
@@ -123,6 +125,7 @@ class Trainer:
         self.continued_from: list[int] = []
         self.generator = torch.Generator(device)
         self.stopped_by: str | None = None
+        self.throughput: dict[str, float] | None = None
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         self._drawn = time.perf_counter()
 
@@ -149,6 +152,9 @@ class Trainer:
                 if time.perf_counter() - saved > 60 * config.checkpoint_minutes:
                     self.save()
                     saved = time.perf_counter()
+            if self.seconds - before > MEASURED_SECONDS:
+                one, images = pndm.data.to_model(self.images[:1]), (self.iteration - first) * config.batch
+                self.throughput = throughput(self.model, one, self.bf16, images, self.seconds - before)
             return self.save(figure=True)
 
     def save(self, figure: bool = False) -> dict[str, Any]:
@@ -165,7 +171,12 @@ class Trainer:
             "loss_sum": float(self.loss_sum),
             "continued_from": self.continued_from,
         }
-        training_state.save(self.out, self._groups(), state)
+        groups = self._groups()
+        for moment in ("exp_avg", "exp_avg_sq"):
+            groups[moment] = {
+                name: value.to(getattr(torch, self.config.moments)) for name, value in groups[moment].items()
+            }
+        training_state.save(self.out, groups, state)
         save_checkpoint(
             self.out / "model.safetensors", self.average, half=True,
             schedule=self.config.schedule, predicts=self.config.predicts, data=self.config.data,
@@ -197,6 +208,7 @@ class Trainer:
             "images_seen": self.iteration * self.config.batch,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.iteration * self.config.batch / self.seconds, 2) if self.seconds else None,
+            "throughput": self.throughput,
             "final_loss": training_report.tail_mean(self.losses),
             "final_validation_loss": self.validation[-1][1] if self.validation else None,
             "loss": training_report.thin(self.losses),

@@ -128,6 +128,8 @@ class PNDMPipeline(DiffusionPipeline):
     def _shape(self) -> tuple[int, int, int]:
         config = self.unet.config
         size = config.image_size if isinstance(config, UNetConfig) else config.sample_size
+        if size is None:
+            raise OptionError("the unet's configuration has no sample_size, so the size of its images is not known")
         height, width = (size, size) if isinstance(size, int) else size
         return config.in_channels, height, width
 

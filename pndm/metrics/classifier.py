@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pndm.errors import OptionError
+from pndm.metrics.whitened import WhitenedClassifier, WhitenedConfig
 
-KIND = "pndm.classifier"  # the metadata's one key (several come out in any order): our files, and their configuration
+# The metadata's one key (several come out in any order): which of our networks, and its configuration.
+KIND, WHITENED = "pndm.classifier", "pndm.whitened_classifier"
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Architecture of a `Classifier`. The defaults are the 28×28 grey one; CIFAR-10 takes channels=3, size=32."""
+    """Architecture of a `Classifier`. The defaults are Fashion-MNIST's."""
 
     channels: int = 1
     size: int = 28
@@ -110,13 +112,17 @@ class Classifier(nn.Module):
         return self
 
 
-def dump_classifier(model: Classifier) -> bytes:
+Network = Classifier | WhitenedClassifier
+
+
+def dump_classifier(model: Network) -> bytes:
     """A folded classifier as a safetensors file: half-precision weights, its configuration in the metadata."""
+    kind = KIND if isinstance(model, Classifier) else WHITENED
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    return save(weights, {KIND: json.dumps(dataclasses.asdict(model.config))})
+    return save(weights, {kind: json.dumps(dataclasses.asdict(model.config))})
 
 
-def load_classifier(path: str | Path) -> Classifier:
+def load_classifier(path: str | Path) -> Network:
     """Read a file of `dump_classifier`: float32, evaluation mode, no gradients. Never a pickle.
 
     Raises OptionError for a file that is missing, truncated, not safetensors, or of another network.
@@ -132,10 +138,13 @@ def load_classifier(path: str | Path) -> Classifier:
         raise OptionError(
             f"classifier file {str(path)!r} cannot be read as safetensors, the only format accepted ({error})"
         ) from None
-    if KIND not in metadata:
-        raise OptionError(f"classifier file {str(path)!r} holds another network: {KIND!r} is accepted")
     try:
-        model = Classifier(ClassifierConfig(**json.loads(metadata[KIND]))).fold()
+        if KIND in metadata:
+            model: Network = Classifier(ClassifierConfig(**json.loads(metadata[KIND]))).fold()
+        elif WHITENED in metadata:
+            model = WhitenedClassifier(WhitenedConfig(**json.loads(metadata[WHITENED]))).fold()
+        else:
+            raise OptionError(f"classifier file {str(path)!r} holds another network: {KIND!r} is accepted")
         model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]

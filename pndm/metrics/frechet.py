@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pndm.data import to_model
 from pndm.errors import OptionError, unknown_name
-from pndm.metrics.classifier import Classifier, load_classifier
+from pndm.metrics.classifier import Network, load_classifier
 from pndm.metrics.estimate import Estimate, Resampling, check_enough, estimate
 
 CLASSIFIER, STATISTICS, RECORD = "classifier.safetensors", "statistics.safetensors", "record.json"
@@ -217,24 +217,24 @@ class FrechetDistance:
 class FeatureSpace:
     """A classifier and its features' statistics over the training set."""
 
-    classifier: Classifier
+    classifier: Network
     reference: GaussianStatistics
     record: dict
 
 
 def shipped() -> list[str]:
-    """Names of the feature spaces in the package."""
-    return sorted(entry.name for entry in _data().iterdir() if (entry / RECORD).is_file())
+    """Names of the feature spaces in the package and, where it runs from its repository, in weights/features."""
+    return sorted(entry.name for place in _places() if place.is_dir() for entry in place.iterdir() if _whole(entry))
 
 
 @lru_cache(maxsize=4)
 def load_feature_space(name: str = "fashion-mnist") -> FeatureSpace:
-    """A feature space that ships with the package, or the folder that `train_classifier` wrote.
+    """A feature space by the name of its data set, or the folder that `train_classifier` wrote.
 
     The record holds the hash of both other files: features and statistics that do not belong together would give
     plausible wrong distances, so a mismatch raises OptionError.
     """
-    folder = _data() / name if name in shipped() else Path(name)
+    folder = next((place / name for place in _places() if _whole(place / name)), Path(name))
     if not folder.is_dir():
         raise unknown_name("feature space", name, shipped())
     try:
@@ -250,12 +250,18 @@ def load_feature_space(name: str = "fashion-mnist") -> FeatureSpace:
     return FeatureSpace(load_classifier(folder / CLASSIFIER), GaussianStatistics.load(folder / STATISTICS), record)
 
 
-def _data() -> Path:
-    return Path(str(resources.files("pndm.metrics"))) / "data"
+def _places() -> tuple[Path, Path]:
+    """Where feature spaces lie: small ones in the package, larger ones in the repository's weights/features."""
+    package = Path(str(resources.files("pndm")))
+    return package / "metrics" / "data", package.parent / "weights" / "features"
+
+
+def _whole(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
 
 
 @torch.inference_mode()
-def feature_batches(images: Tensor | Iterable[Tensor], classifier: Classifier, *, batch: int = 250) -> Iterator[Tensor]:
+def feature_batches(images: Tensor | Iterable[Tensor], classifier: Network, *, batch: int = 250) -> Iterator[Tensor]:
     """Features (B, d) of 8-bit images, at most `batch` images at a time, on the classifier's device."""
     device = next(classifier.parameters()).device
     for group in [images] if isinstance(images, Tensor) else images:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pndm.data import to_model, to_uint8
-from pndm.metrics.classifier import Classifier
+from pndm.metrics.classifier import Network
 from pndm.metrics.estimate import Estimate, Metric
 
 Look = Callable[[Tensor], Tensor]  # from states (B, C, H, W), images in [-1, 1], to what metrics are fed
@@ -26,13 +26,13 @@ def pixels(x: Tensor) -> Tensor:
     return to_model(to_uint8(x)).flatten(1)
 
 
-def features_of(classifier: Classifier, device: torch.device) -> Look:
+def features_of(classifier: Network, device: torch.device) -> Look:
     """A classifier's penultimate features of the 8-bit images that would be saved."""
     classifier.to(device)
     return lambda x: classifier.features(to_model(to_uint8(x).to(device)))
 
 
-def labels_of(classifier: Classifier, device: torch.device) -> Look:
+def labels_of(classifier: Network, device: torch.device) -> Look:
     """The classes that a classifier sees in 8-bit images, (B,)."""
     classifier.to(device)
     return lambda images: classifier(to_model(images.to(device))).argmax(1)

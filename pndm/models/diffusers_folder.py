@@ -82,7 +82,15 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
     """The content of scheduler_config.json. Raises OptionError if it is missing."""
-    file = _part(folder, "scheduler") / SCHEDULER_CONFIG
+    file = part(folder, "scheduler") / SCHEDULER_CONFIG
+    if not file.is_file():
+        raise OptionError(f"pipeline folder {folder}: there is no {file.relative_to(folder)}")
+    return _read_json(file)
+
+
+def read_unet_config(folder: Path) -> dict[str, Any]:
+    """The content of unet/config.json. Raises OptionError if it is missing."""
+    file = part(folder, "unet") / CONFIG
     if not file.is_file():
         raise OptionError(f"pipeline folder {folder}: there is no {file.relative_to(folder)}")
     return _read_json(file)
@@ -95,7 +103,7 @@ def is_ours(folder: Path) -> bool:
 
 def refuse_pickles(folder: Path) -> None:
     """Raise OptionError if the network's weights are there as a pickle only, or not at all."""
-    unet = _part(folder, "unet")
+    unet = part(folder, "unet")
     if any(unet.glob("*.safetensors")):
         return
     for suffix in PICKLES:
@@ -114,10 +122,7 @@ def refuse_pickles(folder: Path) -> None:
 def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> UNet:
     """The U-Net of a pipeline folder, on the CPU in evaluation mode."""
     refuse_pickles(folder)
-    unet = _part(folder, "unet")
-    if not (unet / CONFIG).is_file():
-        raise OptionError(f"pipeline folder {folder}: there is no {(unet / CONFIG).relative_to(folder)}")
-    values = _read_json(unet / CONFIG)
+    unet, values = part(folder, "unet"), read_unet_config(folder)
     if is_ours(folder):
         config = UNetConfig.from_dict({k: v for k, v in values.items() if not k.startswith("_")})
     else:
@@ -188,7 +193,7 @@ def write_json(file: Path, entries: Mapping[str, Any]) -> None:
     write_atomic(file, (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _part(folder: Path, name: str) -> Path:
+def part(folder: Path, name: str) -> Path:
     """A part's own folder; in the oldest pipelines all parts lie in one."""
     return folder / name if (folder / name).is_dir() else folder
 

@@ -15,7 +15,8 @@ from pndm.errors import OptionError
 from pndm.models import diffusers_folder as folders
 from pndm.models.checkpoint import load_checkpoint
 from pndm.models.diffusers_config import COMMON, filled, predicts_of, schedule_of
-from pndm.models.unet import UNet
+from pndm.models.diffusers_unet import DiffusersUNet, load_unet
+from pndm.models.unet import UNet, UNetConfig
 from pndm.schedules import Schedule, schedules
 
 FOLDER = Path(str(resources.files("pndm.models"))) / "weights"
@@ -28,7 +29,7 @@ class Pretrained:
     shape: of one sample, (C, H, W). schedule: the one it was trained on. predicts: eps, x0 or v. data: the data set.
     """
 
-    network: UNet
+    network: UNet | DiffusersUNet
     shape: tuple[int, int, int]
     schedule: Schedule
     predicts: str
@@ -46,9 +47,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def path(name: str) -> Path:
-    """Where the weights of a shipped network, or of the one that is named by its file, lie."""
-    return FOLDER / f"{name}.safetensors" if name in names() else Path(name)
+def path(name: str | os.PathLike[str]) -> Path:
+    """The file or folder of a network, which need not be there; one that is named on the hub is fetched.
+
+    Raises OptionError when that is not possible.
+    """
+    if name in names():
+        return FOLDER / f"{name}.safetensors"
+    return folders.local_folder(name) if folders.is_pipeline(name) else Path(name)
 
 
 def load(
@@ -71,7 +77,7 @@ def load(
 
 
 def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    file = path(str(name))
+    file = path(name)
     if not file.exists():
         raise OptionError(
             f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
@@ -88,13 +94,26 @@ def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
 
 
 def _from_folder(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    folder = folders.local_folder(name)
+    folder = path(name)
     index = folders.read_index(folder)
     config = {**COMMON, **filled(folders.read_scheduler_config(folder))}
-    network = folders.load_network(folder, dtype)
+    network = _network(folder, dtype)
     metadata = {"pipeline": index["_class_name"], "scheduler": config}
     return Pretrained(network, _shape(network), schedule_of(config), predicts_of(config), "unknown", metadata)
 
 
-def _shape(network: UNet) -> tuple[int, int, int]:
+def _network(folder: Path, dtype: torch.dtype) -> UNet | DiffusersUNet:
+    """Our U-Net, or diffusers' own where the folder's has parts that ours lacks."""
+    folders.refuse_pickles(folder)
+    if not folders.is_ours(folder):
+        try:
+            UNetConfig.from_diffusers(folders.read_unet_config(folder))
+        except OptionError as lacking:
+            return load_unet(folders.part(folder, "unet"), dtype, lacking)
+    return folders.load_network(folder, dtype)
+
+
+def _shape(network: UNet | DiffusersUNet) -> tuple[int, int, int]:
+    if isinstance(network, DiffusersUNet):
+        return network.shape
     return network.config.in_channels, network.config.image_size, network.config.image_size

@@ -252,6 +252,13 @@ def test_refused_calls(arguments, sentence, pipe):
         pipe(**arguments)
 
 
+def test_a_network_without_a_size_and_one_of_oblong_images():
+    with pytest.raises(OptionError, match="configuration has no sample_size"):
+        PNDMPipeline(small_unet(sample_size=None), scheduler("ddim", GENTLE))()
+    oblong = quiet(PNDMPipeline(small_unet(sample_size=(8, 16)), scheduler("ddim", GENTLE)))
+    assert oblong(1, 1).images[0].size == (16, 8)
+
+
 def _edit(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 

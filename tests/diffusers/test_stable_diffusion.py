@@ -1,8 +1,7 @@
-"""Our schedulers in Stable Diffusion's loops, and in a whole pipeline of diffusers with guidance.
+"""Our schedulers in Stable Diffusion's loops and pipelines, with tiny random weights and guidance.
 
-`StableDiffusionPipeline` itself needs transformers, which the tests do without. `text_to_image` and `image_to_image`
-are the loops of its `__call__` and of `StableDiffusionImg2ImgPipeline`'s, line by line, with a tiny
-`UNet2DConditionModel` and text embeddings that are already made. `DiTPipeline` needs no transformers and runs as it is.
+`text_to_image` and `image_to_image` are the loops of `StableDiffusionPipeline.__call__` and of its image-to-image
+sister's, line by line, for measurements that the whole pipelines are too slow for; those run at the end.
 """
 
 import inspect
@@ -10,6 +9,7 @@ import inspect
 import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, PNDMScheduler, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from their_loops import GENTLE, STABLE_DIFFUSION, shaken
@@ -143,11 +143,12 @@ def test_a_whole_pipeline_with_guidance(name):
     assert images.shape == (2, 8, 8, 3)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_the_pipelines_themselves(name, unet):
-    """StableDiffusionPipeline and its image-to-image sister, where transformers is installed."""
-    transformers = pytest.importorskip("transformers")
+def test_the_pipelines_themselves(name, prediction, unet):
+    """Text to image, image to image, inpainting: `pipe.scheduler = ours`, and what comes out."""
     torch.manual_seed(0)
+    theirs = PNDMScheduler(**THEIRS, prediction_type=prediction)
     words = transformers.CLIPTextConfig(
         hidden_size=8, intermediate_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=100
     )
@@ -155,22 +156,22 @@ def test_the_pipelines_themselves(name, unet):
         "vae": AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
                              down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
         "text_encoder": transformers.CLIPTextModel(words), "tokenizer": None, "unet": unet,
-        "scheduler": PNDMScheduler(**THEIRS), "safety_checker": None, "feature_extractor": None,
-        "requires_safety_checker": False,
+        "scheduler": theirs, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
     }  # fmt: skip
     embeddings = {"prompt_embeds": torch.randn(2, 5, 8), "negative_prompt_embeds": torch.randn(2, 5, 8)}
-    image = torch.rand(2, 3, 16, 16)
+    image, mask = torch.rand(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
+    mask[..., :8] = 0
     for kind, arguments in {
         "StableDiffusionPipeline": {},
         "StableDiffusionImg2ImgPipeline": {"image": image, "strength": 0.5},
+        "StableDiffusionInpaintPipeline": {"image": image, "mask_image": mask, "height": 16, "width": 16},
     }.items():
         pipe = getattr(diffusers, kind)(**parts)
         pipe.set_progress_bar_config(disable=True)
         results = {}
-        theirs = parts["scheduler"]
-        schedulers = {"theirs": theirs, "ours": scheduler(name, theirs.config)}
+        schedulers = {"ours": scheduler(name, theirs.config)}
         if name == "plms":
-            schedulers["compat"] = scheduler(name, theirs.config, compat=True)
+            schedulers |= {"theirs": theirs, "compat": scheduler(name, theirs.config, compat=True)}
         for who, pipe.scheduler in schedulers.items():
             draws = torch.Generator().manual_seed(0)
             results[who] = pipe(

@@ -49,6 +49,20 @@ def test_what_is_converted_samples_as_the_original_does(monkeypatch, capsys, tmp
     assert record["weights"] == "as saved"
 
 
+def test_a_changed_file_is_converted_again(monkeypatch, capsys, tmp_path, source):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("experiment=convert", f"experiment.source={source}")
+    for _ in range(2):
+        assert run_main(monkeypatch, *arguments) == 0
+    assert "done already" in capsys.readouterr().out
+    torch.save(random_weights(32, (1, 1), blocks=1, attends=(0,), seed=1), source)
+    assert run_main(monkeypatch, *arguments) == 0
+    assert "done already" not in capsys.readouterr().out
+    first, second = sorted((tmp_path / "outputs" / "convert").glob("ema_tiny-*"))
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (first / weights).read_bytes() != (second / weights).read_bytes()
+
+
 def test_diffusers_and_pndm_load_the_folder(monkeypatch, tmp_path, source, weights):
     folder = tmp_path / "converted"
     assert convert(monkeypatch, source, folder) == 0

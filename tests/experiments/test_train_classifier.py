@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from experiments import train_classifier as module
-from experiments.train_classifier import ClassifierTrainConfig, augment, noise_images, train_classifier
+from experiments.augmentation import augment
+from experiments.train_classifier import ClassifierTrainConfig, noise_images, train_classifier
 from pndm.data import Dataset
 from pndm.errors import OptionError
 from pndm.metrics.frechet import GaussianStatistics, feature_batches, frechet_distance, load_feature_space
@@ -18,13 +19,14 @@ TINY = ClassifierTrainConfig(widths=(6, 8), epochs=4, batch=25, shift=1, bf16=Fa
 def stripes(monkeypatch):
     """An easy data set of colour images: horizontal or vertical stripes under noise."""
 
-    def load(name, folder=None, split="train"):
+    def load(name, folder=None, split="train", limit=None):
         generator = torch.Generator().manual_seed(int(split == "train"))
         labels = torch.randint(2, (200,), generator=generator)
         bars = (torch.arange(8) % 4 < 2).float() * 150
         pattern = torch.where(labels[:, None, None] == 0, bars[:, None], bars[None, :])
         noise = torch.rand(200, 3, 8, 8, generator=generator) * 100
-        return Dataset((pattern[:, None] + noise).to(torch.uint8), labels, name, ("rows", "columns"))
+        images = (pattern[:, None] + noise).to(torch.uint8)
+        return Dataset(images[:limit], labels[:limit], name, ("rows", "columns"))
 
     monkeypatch.setattr(module, "load", load)
     return load
@@ -40,6 +42,9 @@ def test_writes_a_feature_space_that_the_metric_reads(tmp_path, stripes):
     assert record["accuracy"]["n_test"] == 200
     assert record["config"]["epochs"] == 4
     assert record["seconds"]["training"] > 0
+    assert record["seconds"]["measuring"] > 0
+    assert len(record["loss"]) == 4
+    assert record["loss"][-1] < record["loss"][0]
 
     space = load_feature_space(str(tmp_path / "out"))
     features = torch.cat(list(feature_batches(stripes("x").images, space.classifier)))

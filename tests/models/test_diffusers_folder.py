@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import diffusers
 import pytest
@@ -21,9 +22,9 @@ OPTIONS = {
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def written(folder, kind="DDPM", **options):
+def written(folder, kind="DDPM", architecture=None, **options):
     torch.manual_seed(0)
-    network = diffusers.UNet2DModel(**OPTIONS).eval()
+    network = diffusers.UNet2DModel(**{**OPTIONS, **(architecture or {})}).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     scheduler = getattr(diffusers, f"{kind}Scheduler")(**options)
@@ -108,6 +109,40 @@ def test_public_configurations(size, channels, attends, parameters):
     assert sum(tensor.numel() for tensor in ours.values()) == parameters
     if size == 32:
         assert UNetConfig.from_diffusers(config) == UNetConfig()
+
+
+def test_networks_that_ours_cannot_be_are_diffusers_own(tmp_path, monkeypatch):
+    options = {
+        "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
+        "sample_size": (8, 16), "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+    }  # fmt: skip
+    network = written(tmp_path, architecture=options)
+    loaded = load(tmp_path)
+    assert loaded.shape == (3, 8, 16)
+    x, t = torch.randn(2, 3, 8, 16), torch.tensor([3.0, 812.5])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(x, t), network(x, t).sample, rtol=0, atol=1e-6)
+    assert solve(loaded.eps(loaded.schedule), x, steps=2, schedule=loaded.schedule).x.isfinite().all()
+    assert load(tmp_path, dtype=torch.float64).network(x.double(), t.double()).dtype == torch.float64
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(
+        OptionError, match=r"up_block_types must have .*; diffusers' own network may: pip install 'pndm"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sentence"),
+    [
+        ({"num_class_embeds": 10}, "the network wants a class, and only unconditional ones are known"),
+        ({"out_channels": 6}, "out_channels=6 must be in_channels=3"),
+        ({"sample_size": None}, "sample_size=None given"),
+    ],
+)
+def test_networks_that_cannot_be_sampled_from(architecture, sentence, tmp_path):
+    written(tmp_path, architecture=architecture)
+    with pytest.raises(OptionError, match=sentence):
+        load(tmp_path)
 
 
 def test_dtype_and_memory_layout(folder):
@@ -230,8 +265,8 @@ def _smaller(folder):
         ),
         (lambda f: _edit(f / "model_index.json", unet=...), "its unet is None, not a UNet2DModel of diffusers"),
         (
-            lambda f: _edit(f / "unet" / "config.json", mid_block_type="Other"),
-            "diffusers unet config: mid_block_type='Other'",
+            lambda f: _edit(f / "unet" / "config.json", act_fn="other"),
+            "diffusers unet config: act_fn=.other.*; nor can diffusers load it .ValueError",
         ),
         (lambda f: (f / "unet" / WEIGHTS).unlink(), f"there is no unet/{WEIGHTS}"),
         (
@@ -258,6 +293,6 @@ def test_no_folder(name):
 
 
 def test_the_hub_without_its_library(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(OptionError, match="a name on the hub needs: pip install 'pndm\\[diffusers\\]'"):
         load("google/ddpm-cifar10-32")

@@ -1,0 +1,52 @@
+"""How much of a device's matrix arithmetic a training run uses: the measure of how well it is fed."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SIZES = {"cuda": 8192, "cpu": 1024}  # of square matrices: large enough for the peak, small enough for a moment
+REPEATS = 10
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second (a multiplication and an addition are two) of the fastest of ten square products."""
+    size = SIZES.get(device.type, SIZES["cpu"])
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    fastest = float("inf")
+    for _ in range(REPEATS + 1):  # the first one warms up, and is never the fastest
+        _wait(device)
+        began = time.perf_counter()
+        a @ b
+        _wait(device)
+        fastest = min(fastest, time.perf_counter() - began)
+    return 2 * size**3 / fastest
+
+
+def training_operations(network: nn.Module, image: Tensor) -> int:
+    """Operations of convolutions, products and attention for one image (1, C, H, W), forwards and backwards."""
+    with FlopCounterMode(display=False) as counter:
+        network(image, torch.zeros(1, device=image.device)).sum().backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+    return counter.get_total_flops()
+
+
+def throughput(network: nn.Module, image: Tensor, bf16: bool, images: int, seconds: float) -> dict[str, float]:
+    """What a run of so many images and seconds made of the device, for its record."""
+    operations = training_operations(network, image)
+    peak = matrix_peak(image.device, torch.bfloat16 if bf16 else torch.float32)
+    return {
+        "images_per_second": round(images / seconds, 2),
+        "operations_per_image": operations,
+        "matrix_peak": round(peak),
+        "share_of_matrix_peak": round(operations * images / seconds / peak, 4),
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
