@@ -35,6 +35,7 @@ ON_PROBLEMS = (
     "convergence",
     "work_precision",
     "trajectory",
+    "which_solver",
 )  # the experiments that can take a problem in place of a network
 DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
             for key, value in entry.items()}  # fmt: skip

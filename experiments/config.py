@@ -92,6 +92,14 @@ class WorkPrecisionExperiment(Study):
 
 
 @dataclass
+class WhichSolverExperiment(Study):
+    """Find the best solver and grid for `budget` evaluations."""
+
+    name: str = "which_solver"
+    grids: list[Any] = MISSING
+
+
+@dataclass
 class TrajectoryExperiment(Study):
     """Follow solvers along their paths."""
 
@@ -113,6 +121,7 @@ EXPERIMENTS: dict[str, type] = {
     "convergence": ConvergenceExperiment,
     "work_precision": WorkPrecisionExperiment,
     "trajectory": TrajectoryExperiment,
+    "which_solver": WhichSolverExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
     "convert": ConvertExperiment,
@@ -131,6 +140,7 @@ class Config:
     problem: Any = MISSING
     experiment: Any = MISSING
     steps: int = 50
+    budget: int = 10
     samples: int = 64
     batch: int = 64
     seed: int = 0
