@@ -13,9 +13,12 @@ import pndm
 from experiments.config import GROUPS, create
 from pndm.errors import OptionError, unknown_name
 from pndm.grids import Grid, times
+from pndm.models.memory import largest_batch
+from pndm.models.pretrained import Pretrained
 from pndm.schedules import Schedule
 from pndm.solvers import Solver
 
+SPEEDS = ("exact", "fast")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
@@ -64,13 +67,28 @@ def device(cfg: DictConfig) -> torch.device:
     return found
 
 
+def with_batch(cfg: DictConfig, trained: Pretrained, begun: int | None) -> DictConfig:
+    """The configuration with batch=auto replaced by the number that fits the memory there is.
+
+    begun: the batch of a run that goes on, which keeps its own, as the memory there is may have changed.
+    """
+    if cfg.batch != "auto":
+        return cfg
+    cfg = cfg.copy()
+    cfg.batch = begun or min(largest_batch(trained.network, trained.shape), cfg.samples)
+    return cfg
+
+
 def check(cfg: DictConfig) -> None:
     """Make all that is cheap to make. Raises OptionError for the first thing that cannot be used."""
     chosen = method(cfg)
     check_denoise(cfg, chosen.schedule, chosen.times)
     dtype(cfg)
     device(cfg)
-    for option in ("samples", "batch"):
-        if cfg[option] < 1:
-            raise OptionError(f"{option}={cfg[option]} must be at least 1")
+    if cfg.samples < 1:
+        raise OptionError(f"samples={cfg.samples} must be at least 1")
+    if cfg.batch != "auto" and (isinstance(cfg.batch, bool) or not isinstance(cfg.batch, int) or cfg.batch < 1):
+        raise OptionError(f"batch={cfg.batch} must be a whole number of at least 1, or auto")
+    if cfg.speed not in SPEEDS:
+        raise unknown_name("speed", cfg.speed, SPEEDS)
     pndm.noise.SampleNoise(cfg.seed, ())

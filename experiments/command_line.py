@@ -23,12 +23,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, measuring, processes
+from experiments import build, claim, config, identity, measuring, processes, tensorboard
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
 
 CONF = Path(__file__).parent.parent / "conf"
+HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # the launcher that runs one point after another
+PLUGINS = {"ray": "hydra_plugins.hydra_ray_launcher", "slurm": "hydra_plugins.hydra_submitit_launcher"}
 ROOM = 2**20  # bytes on the disk, below which no run begins
 FILE_GROUPS = ("model", "metric", "problem", "experiment")
 ON_PROBLEMS = (
@@ -118,6 +120,8 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
                 for name in _listed(value):
                     if name not in choices(key):
                         raise unknown_name(key, name, choices(key))
+        elif key == "hydra/launcher":
+            _check_launcher(str(override.value()))
         elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
             raise unknown_name("option", key, config.Config.__dataclass_fields__)
         line = override.input_line or ""
@@ -132,6 +136,18 @@ def _listed(value: Any) -> list[str]:
     if isinstance(value, str) and value.startswith("["):  # of a sweep, as text
         value = [name.strip() for name in value.strip("[]").split(",")]
     return [str(name) for name in value] if isinstance(value, list) else [str(value)]
+
+
+def _check_launcher(name: str) -> None:
+    """Raise OptionError for a launcher that is not here; let its errors come to `main` in place of a traceback."""
+    try:
+        importlib.import_module(PLUGINS.get(name, "hydra"))
+    except ImportError:
+        raise OptionError(f"hydra/launcher={name} is not installed: pip install 'pndm[{name}]'") from None
+    if name == "slurm" and not shutil.which("srun"):
+        raise OptionError("hydra/launcher=slurm needs Slurm, and this machine has no srun: start it on a login node")
+    if name != "basic":
+        os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def _check_options(point: list[str]) -> None:
@@ -156,6 +172,10 @@ def check(overrides: list[str]) -> None:
     build.check(cfg)
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name
+    if cfg.tensorboard:
+        if name not in ("sample", "train"):
+            raise OptionError(f"tensorboard=true is for experiment=sample and train, and not for {name}")
+        tensorboard.check()
     if processes.size() > 1 and name != "sample":
         raise OptionError(f"experiment={name} runs in one process: torchrun shares out only experiment=sample")
     if name not in ON_PROBLEMS:
@@ -211,14 +231,18 @@ def _reason(error: Exception) -> str:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> None:
     """One job. Errors of the user or the model end the program here, before Hydra makes a traceback of them."""
-    out = Path(HydraConfig.get().runtime.output_dir)
+    out, elsewhere = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().launcher._target_ != HERE
     try:
         with claim.claimed(out):
             run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
             if run is not _by_name or not claim.is_done(cfg, out):  # training goes on by itself from where it is
                 run(cfg, out)
+            if cfg.tensorboard and cfg.experiment.name == "sample" and not processes.rank():
+                tensorboard.write(out)
             processes.wait_for_all()
     except (OptionError, ModelError) as error:
+        if elsewhere:  # a worker: the other points go on, and the process that waits for all of them ends with this
+            raise
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
 

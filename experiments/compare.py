@@ -137,7 +137,7 @@ def _choices(record: dict[str, Any]) -> dict[str, str]:
         "schedule": config["schedule"]["name"],
         "model": Path(record["model"]["weights"]).stem,
         "dtype": record["dtype"],
-        "autocast": "autocast" if config["autocast"] else "",
+        "speed": f"speed={config['speed']}",
     }
 
 

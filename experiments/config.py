@@ -8,6 +8,7 @@ Configuration is data: names that registries know, and plain values. It never na
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
@@ -142,22 +143,24 @@ class Config:
     steps: int = 50
     budget: int = 10
     samples: int = 64
-    batch: int = 64
+    batch: Any = 64  # a number, or auto
     seed: int = 0
     t_start: float | None = None
     t_end: float | None = None
     denoise: bool = False
     device: str = "auto"
     dtype: str = "float32"
-    compile: bool = False
-    autocast: bool = False
+    speed: str = "exact"
     progress: bool = True
     force: bool = False
+    tensorboard: bool = False
     output: str = MISSING
 
 
 def register() -> None:
     """Put the schema, and a choice for everything that is registered, where Hydra finds them."""
+    # A plugin's schema bears the name that people type, as conf/hydra/launcher/ray.yaml does, and is to check that.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, node in EXPERIMENTS.items():

@@ -25,7 +25,7 @@ from experiments.config import GROUPS, create
 from pndm.errors import OptionError
 from pndm.models import pretrained
 
-WITHOUT_EFFECT = ("output", "progress", "force")  # of the options; of an experiment's own: cache, progress
+WITHOUT_EFFECT = ("output", "progress", "force", "tensorboard")  # and of an experiment's own: cache, progress
 DIGITS = 10  # of the key in a folder's name; the record holds all of it
 
 

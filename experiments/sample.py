@@ -9,28 +9,31 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+import pndm
 from experiments import build, figures, identity, measuring, processes, records
 from experiments.drawing import draw, warmed_up
-from experiments.shards import FOLDER, TOGETHER, Shards, first, parts, tidy
+from experiments.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
 from pndm.data import to_uint8
 from pndm.models import pretrained
+from pndm.models.fast import Fast, fast
+from pndm.noise import SampleNoise
 from pndm.solve import Model
 
 SHOWN = 64
+COMPARED = 4  # samples that a fast run makes again with exact evaluations
 
 
 def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Run one configuration into the folder `out`, from the first batch that is not there, and return its record."""
     method, device, dtype = build.method(cfg), build.device(cfg), build.dtype(cfg)
     trained = pretrained.load(cfg.model.weights, dtype=dtype, device=device)
-    if cfg.compile:
-        trained.network.compile()
-    model = trained.eps(method.schedule)
-    if cfg.autocast:
-        model = in_bfloat16(model, device)
+    head = identity.head(cfg, device)  # of what was asked for, batch=auto as it stands
+    cfg = build.with_batch(cfg, trained, begun_with(out))
+    exact = trained.eps(method.schedule)
+    faster = fast(trained, method.schedule, min(cfg.batch, cfg.samples)) if cfg.speed == "fast" else None
+    model = faster.model if faster else exact
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
     measurement = measuring.make(cfg, trained.data, device)  # before the samples, as data or weights may be missing
-    head = identity.head(cfg, device)
     shards = Shards(out, head["key"], cfg.samples, cfg.batch)
     (out / TOGETHER).unlink(missing_ok=True)  # of a run that was killed before its record: made again from its batches
     draw(cfg, method, model, trained.shape, device, dtype, shards)
@@ -38,6 +41,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         return {}
     shards.put_together()
     nfe, seconds = shards.cost()
+    error = image_error(cfg, method, exact, first(out, COMPARED)) if faster else {}
     record = {
         **head,
         "model": {"weights": cfg.model.weights, "parameters": sum(p.numel() for p in trained.network.parameters()),
@@ -52,6 +56,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / cfg.samples, 6),
+        "speed": {"mode": cfg.speed, **(told(faster, error) if faster else {})},
         "metrics": measuring.measured(measurement, parts(out)),
     }  # fmt: skip
     records.write(out / "samples.png", figures.image_grid(to_uint8(first(out, SHOWN).float())))
@@ -61,14 +66,35 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     return record
 
 
-def in_bfloat16(model: Model, device: torch.device) -> Model:
-    """The model with its network in bfloat16 where torch's autocast thinks it safe; states stay as they are."""
+def told(faster: Fast, error: dict[str, float]) -> dict[str, Any]:
+    """What a record says of fast evaluations: how they were made and what they cost in the images."""
+    return {
+        "bfloat16": faster.bfloat16,
+        "compiled": faster.compiled,
+        "compile_seconds": round(faster.compile_seconds, 2),
+        **error,
+    }
 
-    def eps(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return model(x, t)
 
-    return eps
+def image_error(cfg: DictConfig, method: build.Method, exact: Model, few: Tensor) -> dict[str, float]:
+    """How far the first samples lie from those that exact evaluations give, in images of range [-1, 1]."""
+    noise = SampleNoise(cfg.seed, range(len(few)))
+    start = noise.draw(few.shape[1:], few.dtype, build.device(cfg))
+    found = pndm.solve(
+        exact,
+        start,
+        solver=method.solver,
+        schedule=method.schedule,
+        grid=method.times,
+        generator=noise,
+        denoise=cfg.denoise,
+    )
+    apart = few - found.x.cpu()
+    return {
+        "image_error_rms": apart.square().mean().sqrt().item(),
+        "image_error_max": apart.abs().max().item(),
+        "image_error_samples": len(few),
+    }
 
 
 def report(record: dict[str, Any], out: Path) -> str:
@@ -76,9 +102,14 @@ def report(record: dict[str, Any], out: Path) -> str:
     lines = [
         f"{'solver':10} {record['solver']}   steps {record['steps']}   nfe {record['nfe']}",
         f"{'samples':10} {record['samples']} (seed {record['seed']}, {record['dtype']}"
-        f"{' with bfloat16 autocast' if record['config']['autocast'] else ''}, {record['device_name']})",
+        f"{', speed=fast' if record['speed']['mode'] == 'fast' else ''}, {record['device_name']})",
         f"{'time':10} {record['seconds']:.2f} s, {1 / record['seconds_per_image']:.1f} images/s",
     ]
+    if "image_error_rms" in record["speed"]:
+        lines.append(
+            f"{'fast':10} off by {record['speed']['image_error_rms']:.2g} rms in the images (range -1 to 1) of exact "
+            f"evaluations; compiled in {record['speed']['compile_seconds']:.0f} s"
+        )
     for name, found in record["metrics"].items():
         interval = "" if found["low"] is None else f" ({found['low']:.4g} to {found['high']:.4g}, 95 %)"
         floor = found["floor"] or 0.0

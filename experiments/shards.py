@@ -106,6 +106,15 @@ def first(run: Path, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
+def begun_with(run: Path) -> int | None:
+    """The batch of a run that has begun: as many samples as its first file holds; None where there is none."""
+    files = sorted((run / FOLDER).glob("*.safetensors"))
+    if not files or _entry(files[0]) is None:
+        return None
+    with safe_open(files[0], framework="pt") as file:
+        return int(file.get_slice("x").get_shape()[0])
+
+
 def clear(run: Path) -> None:
     """Remove all samples of a run."""
     (run / TOGETHER).unlink(missing_ok=True)

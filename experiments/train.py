@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import pndm.data
 import pndm.schedules
-from experiments import records, training_report, training_state
+from experiments import records, tensorboard, training_report, training_state
 from experiments.matrix_peak import throughput
 from experiments.training_config import (
     FREE_OPTIONS,
@@ -184,6 +184,8 @@ class Trainer:
         )  # fmt: skip
         record = self.record()
         records.write_record(self.out, record)
+        if self.config.tensorboard:
+            tensorboard.write(self.out)
         if figure or time.perf_counter() - self._drawn > FIGURE_SECONDS:
             training_report.plot(self.out, record)
             self._drawn = time.perf_counter()

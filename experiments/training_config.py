@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from pndm.errors import OptionError, unknown_name
+from pndm.models.fast import has_bfloat16, has_compiler
 
 
 @dataclass
@@ -57,11 +54,13 @@ class TrainConfig:
     resume: str | None = None
     """Another run's folder to start from when the output folder has no checkpoint."""
     progress: bool = True
+    tensorboard: bool = False
+    """Also write the record's curves as an event file of TensorBoard."""
 
 
 FREE_OPTIONS = {
     "iterations", "data_folder", "amp", "channels_last", "compile", "checkpoint_minutes", "moments",
-    "validate_every", "validate_images", "resume", "progress",
+    "validate_every", "validate_images", "resume", "progress", "tensorboard",
 }  # fmt: skip
 """Options that may differ when a run is continued: where and how fast it runs, and for how long."""
 
@@ -88,12 +87,8 @@ def check(config: TrainConfig, device: torch.device) -> None:
         raise OptionError(f"limit {config.limit} must be at least 1, or null for all images")
     if config.validate_every and config.validate_images < 1:
         raise OptionError(f"validate_images {config.validate_images} must be at least 1; validate_every=0 turns it off")
-    if config.compile and device.type == "cpu":  # without this, a long traceback from inside torch
-        compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
-        if not any(shutil.which(name) for name in compilers):
-            raise OptionError(
-                "compile=true needs a C++ compiler, and g++ is not installed: install it, or compile=false"
-            )
+    if config.compile and device.type == "cpu" and not has_compiler(device):  # else a long traceback from inside torch
+        raise OptionError("compile=true needs a C++ compiler, and g++ is not installed: install it, or compile=false")
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -113,10 +108,4 @@ def wants_bf16(amp: str, device: torch.device) -> bool:
     """Whether to run the network in bf16: as told, or ("auto") where the processor multiplies bf16 natively."""
     if amp != "auto":
         return amp == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        with contextlib.suppress(OSError):
-            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-            return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return has_bfloat16(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,12 @@ class Tableau:
     stages: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
     open: Tableau | None = None
+
+    @cached_property
+    def last_followed(self) -> tuple[int, ...]:
+        """The last stage that each direction is followed to."""
+        stages = range(len(self.nodes))
+        return tuple(max((i for i in stages if j < i and self.stages[i][j]), default=j) for j in stages)
 
 
 EULER = Tableau(1, (0.0,), ((),), (1.0,))

@@ -38,8 +38,12 @@ class Transfer:
         a, b = self.pair(t, s)
         moved: Tensor | None = None
         for weight, direction in zip(weights, directions, strict=False):
-            if weight:
-                moved = added(moved, b * weight, direction)
+            if not weight:
+                continue
+            if moved is None:
+                moved = torch.mul(direction, b * weight)
+            else:
+                moved.add_(direction, alpha=b * weight)
         return x * a if moved is None else moved.add_(x, alpha=a)
 
     def pair(self, t: float, s: float) -> tuple[float, float]:
@@ -52,6 +56,11 @@ class Transfer:
 
     def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
         """What this transfer follows, made from an evaluation of eps at (x, t)."""
+        of_x, of_eps = self.schedule.remember((type(self), t), self.mixture, t)
+        return torch.mul(x, of_x).add_(eps, alpha=of_eps)
+
+    def mixture(self, t: float) -> tuple[float, float]:
+        """How much of x and of eps the direction at t is made of."""
         raise NotImplementedError
 
 
@@ -82,9 +91,9 @@ class Linear(Transfer):
     def coefficients(self, t: float, s: float) -> tuple[float, float]:
         return 1.0, s - t
 
-    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+    def mixture(self, t: float) -> tuple[float, float]:
         slope = self.schedule.dlog_alpha(t)
-        return (x * slope).add_(eps, alpha=-slope / self.schedule.sigma(t))
+        return slope, -slope / self.schedule.sigma(t)
 
 
 class Data(Transfer):
@@ -102,9 +111,9 @@ class Data(Transfer):
         ratio = self.schedule.sigma(s) / self.schedule.sigma(t)
         return ratio, self.schedule.alpha(s) - ratio * self.schedule.alpha(t)
 
-    def direction(self, x: Tensor, t: float, eps: Tensor) -> Tensor:
+    def mixture(self, t: float) -> tuple[float, float]:
         alpha = self.schedule.alpha(t)
-        return (x * (1 / alpha)).add_(eps, alpha=-self.schedule.sigma(t) / alpha)
+        return 1 / alpha, -self.schedule.sigma(t) / alpha
 
 
 def added(total: Tensor | None, weight: float, direction: Tensor) -> Tensor:

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import pndm
 from pndm import solve, solvers
+from pndm.models.memory import Alive
 from pndm.solve import _Evaluator
 
 FIXED = [name for name in solvers.names() if solvers.create(name).evaluations_per_step is not None]
@@ -15,25 +14,16 @@ STATE = (8, 3, 16, 16)
 MOST_STATES = {"ddim": 3, "s_pndm": 4, "plms": 7, "prk": 5, "dpmpp_2m": 5, "unipc": 7}
 
 
-class Alive(TorchDispatchMode):
-    """The most bytes that tensors made under it held at one time, by storage."""
+class Watched(Alive):
+    """Also notes the operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: dict[StorageWeakRef, int] = {}
-        self.peak = 0
         self.operations: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.operations.append(func.__name__)
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.held[StorageWeakRef(storage)] = storage.nbytes()
-        self.held = {storage: size for storage, size in self.held.items() if not storage.expired()}
-        self.peak = max(self.peak, sum(self.held.values()))
-        return result
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 @pytest.mark.parametrize("name", MOST_STATES)
@@ -71,7 +61,7 @@ def test_what_another_device_answered_is_read_once_and_in_order(monkeypatch):
     def model(x, t):
         return torch.full_like(x, torch.nan) if next(answers) in (7, 9) else torch.tanh(x)
 
-    with Alive() as alive, pytest.raises(pndm.ModelError, match="solver ddim, step 7, evaluation 7 of 12"):
+    with Watched() as alive, pytest.raises(pndm.ModelError, match="solver ddim, step 7, evaluation 7 of 12"):
         solve(model, torch.randn(STATE), solver="ddim", steps=12)
     assert alive.operations.count("_local_scalar_dense.default") <= 12
     assert "_local_scalar_dense.default" not in alive.operations[: alive.operations.index("stack.default")]

@@ -31,7 +31,7 @@ def runge_kutta_step(
         there = between(transfer.schedule, clock, t, s, node) if 0 < node < 1 else s if node else t
         landed = transfer.along(x, stage, directions, t, there) if node else x
         # Let go of what no later stage follows (x only holds its place): a run keeps few states.
-        directions = [d if any(row[j] for row in tableau.stages[i + 1 :]) else x for j, d in enumerate(directions)]
+        directions = [d if last > i else x for d, last in zip(directions, tableau.last_followed, strict=False)]
         e = yield landed, there
         del landed
         first = e if first is None else first

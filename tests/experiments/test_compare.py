@@ -27,7 +27,7 @@ def write_run(
 ) -> Path:
     run = folder / f"{solver}-{steps}-{seed}"
     config = {"solver": {"name": solver, **options}, "grid": {"name": "uniform"}, "schedule": {"name": "linear"},
-              "steps": steps, "seed": seed, "autocast": False, "output": str(run)}  # fmt: skip
+              "steps": steps, "seed": seed, "speed": "exact", "output": str(run)}  # fmt: skip
     record = {"schema": records.SCHEMA, "key": f"{solver} {steps} {seed} {options}", "experiment": "sample",
               "config": config, "dtype": "float32", "device_name": "a processor", "model": {"weights": "default"},
               "solver": solver, "steps": steps, "nfe": steps + 1, "samples": 64, "seed": seed, "seconds": 2.0 * steps,

@@ -24,6 +24,7 @@ from experiments.train import TrainConfig, Trainer, learning_rate, train, wants_
 from pndm.errors import ModelError, OptionError
 from pndm.models.checkpoint import load_checkpoint
 from pndm.models.unet import UNetConfig
+from tests.experiments.test_tensorboard import read_events
 
 ARCHITECTURE = UNetConfig(
     image_size=28, in_channels=1, channels=(8, 16), attention=(False, True), blocks=1, patch=2, groups=8
@@ -391,3 +392,14 @@ def test_curves_are_thinned() -> None:
     assert training_report.thin(curve[:500]) == curve[:500]
     assert training_report.tail_mean(curve) == 2.0
     assert training_report.tail_mean([]) is None
+
+
+def test_curves_in_tensorboard(tmp_path: Path, config: TrainConfig) -> None:
+    pytest.importorskip("tensorboard")
+    for iterations in (20, 40):  # a run that goes on: one file, with all of it
+        told = dataclasses.replace(config, tensorboard=True, iterations=iterations)
+        record = train(told, ARCHITECTURE, tmp_path)
+        scalars, _ = read_events(tmp_path)
+        for tag, curve in (("loss/training", "loss"), ("loss/held_out", "validation_loss")):
+            assert scalars[tag] == [(step, pytest.approx(value)) for step, value in record[curve]]
+    assert len(scalars["loss/training"]) == 2

@@ -1,0 +1,100 @@
+"""Cheaper evaluations of a network: bfloat16 where the processor multiplies it natively, and compiled where it can be.
+
+Neither is exact: `experiments` reports the error in the images beside the time, and docs/speed.md has a table of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pndm.denoisers import Model
+from pndm.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pndm.models.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Fast:
+    """A model of eps, and how it is made: in bfloat16, compiled, and the seconds that compiling took."""
+
+    model: Model
+    bfloat16: bool
+    compiled: bool
+    compile_seconds: float
+
+
+def fast(trained: Pretrained, schedule: Schedule, batch: int) -> Fast:
+    """`trained.eps(schedule)` for states of up to `batch` samples, as cheap as this machine allows.
+
+    Compiled for that one batch: smaller ones are filled up. torch keeps what it compiled for later processes. Where
+    there is no compiler, or compiling fails, a warning says so and the network runs as it is. On a GPU an evaluation is
+    one CUDA graph, whose answer is copied out, since the next evaluation overwrites it. Half precision stays inside the
+    network: states, and eps in them, keep theirs.
+    """
+    device = next(trained.network.parameters()).device
+    bfloat16 = has_bfloat16(device)
+
+    def of(network: Any) -> Model:
+        inner = dataclasses.replace(trained, network=network).eps(schedule)
+
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            missing = batch - len(x)
+            if missing > 0:
+                x, t = F.pad(x, [0, 0] * (x.dim() - 1) + [0, missing]), F.pad(t, (0, missing))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                answer = inner(x, t)
+            answer = answer[: batch - missing] if missing > 0 else answer
+            return answer.clone() if device.type == "cuda" else answer
+
+        return eps
+
+    plain = Fast(of(trained.network), bfloat16, False, 0.0)
+    if not has_compiler(device):
+        warnings.warn("no C++ compiler (CPU) or no triton (GPU): the network runs uncompiled", stacklevel=2)
+        return plain
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    compiled = of(torch.compile(trained.network, dynamic=False, mode=mode))
+    dtype = next(trained.network.parameters()).dtype
+    start = time.perf_counter()
+    try:
+        with torch.no_grad():
+            for _ in range(3):  # a CUDA graph is recorded on the second call
+                compiled(
+                    torch.zeros(batch, *trained.shape, dtype=dtype, device=device), torch.zeros(batch, device=device)
+                )
+    except torch._dynamo.exc.TorchDynamoException as error:
+        warnings.warn(f"the network runs uncompiled, as compiling it failed: {error}".split("\n")[0], stacklevel=2)
+        return plain
+    return Fast(compiled, bfloat16, True, time.perf_counter() - start)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively: otherwise it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        with contextlib.suppress(OSError):
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+            return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs: a C++ compiler for the CPU, triton for a GPU."""
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
