@@ -1,6 +1,6 @@
 # make run    a virtual environment, the package in it, and the main job: 64 images by F-PNDM in 50 steps
 # make test   the same environment with the test tools; lint, types and the default tests
-# make docs   the documentation in site/
+# make docs   the documentation: site/index.html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,12 +29,13 @@ bench: $(VENV)/installed-test
 notebooks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 
-# The documentation, in site/; a warning is an error.
+# The documentation; a warning is an error.
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -178,6 +178,8 @@ def check(overrides: list[str]) -> None:
         tensorboard.check()
     if processes.size() > 1 and name != "sample":
         raise OptionError(f"experiment={name} runs in one process: torchrun shares out only experiment=sample")
+    if processes.size() > 1 and cfg.batch == "auto":
+        raise OptionError("batch=auto is for one process: torchrun's must draw the same batches, so give a number")
     if name not in ON_PROBLEMS:
         if cfg.problem.name != "none":
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="

@@ -1,4 +1,4 @@
-"""Sweeps on more than one worker: Ray on a cluster of two nodes on loopback, one of which dies; submitit."""
+"""Sweeps on more than one worker: Ray on a cluster of two nodes, one of which dies; submitit."""
 
 import json
 import os
@@ -25,9 +25,9 @@ def command(folder: Path, launcher: str, *arguments: str) -> list[str]:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A cluster of Ray with a head and no more, on loopback."""
+    """A cluster of Ray with a head and no more, on this machine."""
     utils = pytest.importorskip("ray.cluster_utils")
-    head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    head = {"num_cpus": 1, "include_dashboard": False}
     made = utils.Cluster(initialize_head=True, head_node_args=head)
     yield made
     made.shutdown()
@@ -43,7 +43,7 @@ def points(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_a_sweep_on_ray_survives_the_death_of_a_node(cluster, checkpoint, tmp_path):
-    node = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=1)
     arguments = command(tmp_path, "ray", f"model={checkpoint}", "samples=400", "batch=20", "steps=range(20,32)")
     sweep = subprocess.Popen(arguments, env=environment(cluster), text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
@@ -61,24 +61,6 @@ def test_a_sweep_on_ray_survives_the_death_of_a_node(cluster, checkpoint, tmp_pa
     assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 13
     assert not [path for path in tmp_path.rglob("*") if path.name == ".lock" or path.suffix == ".tmp"]
     assert not list(tmp_path.glob("*/samples")), "batches of a point that was taken up again are left over"
-
-
-@pytest.mark.slow
-def test_two_workers_of_ray_against_one(cluster, tmp_path):
-    """Measured, as the machine may have other work: 1.7 is for a quiet one, and half as fast again is asked of any."""
-    options = ("model=default", "samples=100", "batch=50", "steps=range(25,33)")
-    seconds = []
-    for nodes in (1, 2):
-        folder = tmp_path / str(nodes)
-        if nodes == 2:
-            cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
-        began = time.monotonic()
-        subprocess.run(command(folder, "ray", *options), env=environment(cluster), check=True, capture_output=True)
-        seconds.append(time.monotonic() - began)
-        assert len(points(folder)) == 8
-    print(f"\na sweep of 8 points on Ray: one worker {seconds[0]:.1f} s, two {seconds[1]:.1f} s, "
-          f"{seconds[0] / seconds[1]:.2f} times as fast")  # fmt: skip
-    assert seconds[0] / seconds[1] > 1.5
 
 
 @pytest.mark.slow

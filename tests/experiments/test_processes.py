@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments import shards
+from tests.experiments.conftest import run_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +52,13 @@ def test_a_sweep_and_a_mistake_by_torchrun(checkpoint, tmp_path):
     wrong = run("experiment=convergence", processes=2)
     assert wrong.returncode != 0
     assert wrong.stderr.count("run.py: experiment=convergence runs in one process") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("experiment=convergence", "runs in one process"), ("batch=auto", "batch=auto is for one process")],
+)
+def test_what_torchrun_does_not_share_out(monkeypatch, capsys, tmp_path, option, said):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_main(monkeypatch, option, f"output={tmp_path / 'out'}") == 2
+    assert said in capsys.readouterr().err
