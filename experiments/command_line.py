@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, processes, tensorboard
+from experiments import build, claim, config, identity, measuring, processes, tensorboard
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
@@ -38,6 +38,7 @@ ON_PROBLEMS = (
     "convergence",
     "work_precision",
     "trajectory",
+    "which_solver",
 )  # the experiments that can take a problem in place of a network
 DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
             for key, value in entry.items()}  # fmt: skip
@@ -128,9 +129,10 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
         key = override.key_or_group
         values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
         if key in (*config.GROUPS, *FILE_GROUPS):
-            for value in values if values is not None else [str(override.value())]:
-                if value not in choices(key):
-                    raise unknown_name(key, value, choices(key))
+            for value in values if values is not None else [override.value()]:
+                for name in _listed(value):
+                    if name not in choices(key):
+                        raise unknown_name(key, name, choices(key))
         elif key == "hydra/launcher":
             _check_launcher(str(override.value()))
         elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
@@ -140,6 +142,13 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
     for point in itertools.product(*axes):
         _check_options(list(point))
         yield list(point)
+
+
+def _listed(value: Any) -> list[str]:
+    """The names that the value of a group stands for: one, or several as in metric=[paired,kid]."""
+    if isinstance(value, str) and value.startswith("["):  # of a sweep, as text
+        value = [name.strip() for name in value.strip("[]").split(",")]
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
 
 
 def _check_launcher(name: str) -> None:
@@ -194,6 +203,8 @@ def check(overrides: list[str]) -> None:
         if cfg.problem.name != "none":
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
                               f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
+        if name == "sample":
+            measuring.check(cfg)
         return
     study = importlib.import_module(f"experiments.{name}")
     for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):
