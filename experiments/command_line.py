@@ -14,16 +14,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, processes, tensorboard
+from experiments import build, claim, config, identity, measuring, processes, tensorboard
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
@@ -37,6 +38,7 @@ ON_PROBLEMS = (
     "convergence",
     "work_precision",
     "trajectory",
+    "which_solver",
 )  # the experiments that can take a problem in place of a network
 DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
             for key, value in entry.items()}  # fmt: skip
@@ -51,7 +53,10 @@ def main() -> int:
             return 0
         sys.argv[1:] = [argument for given in sys.argv[1:] for argument in _in_hydras_terms(given)]
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in sys.argv[1:]):
+        if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+            print(helped(overrides))
+            return 0
+        if not any(argument in ("--hydra-help", "--version") for argument in sys.argv[1:]):
             for point in points(overrides):
                 check(point)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in overrides):
@@ -63,6 +68,15 @@ def main() -> int:
             print(f"run.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def helped(overrides: list[str]) -> str:
+    """The help of conf/config.yaml for these choices. Hydra's own lists every group first, which takes two seconds."""
+    cfg = _composed(overrides)
+    template = Template(cfg.hydra.help.template)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return template.safe_substitute(CONFIG=OmegaConf.to_yaml(cfg)).rstrip()
 
 
 def choices(group: str) -> list[str]:
@@ -115,9 +129,10 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
         key = override.key_or_group
         values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
         if key in (*config.GROUPS, *FILE_GROUPS):
-            for value in values if values is not None else [str(override.value())]:
-                if value not in choices(key):
-                    raise unknown_name(key, value, choices(key))
+            for value in values if values is not None else [override.value()]:
+                for name in _listed(value):
+                    if name not in choices(key):
+                        raise unknown_name(key, name, choices(key))
         elif key == "hydra/launcher":
             _check_launcher(str(override.value()))
         elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
@@ -127,6 +142,13 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
     for point in itertools.product(*axes):
         _check_options(list(point))
         yield list(point)
+
+
+def _listed(value: Any) -> list[str]:
+    """The names that the value of a group stands for: one, or several as in metric=[paired,kid]."""
+    if isinstance(value, str) and value.startswith("["):  # of a sweep, as text
+        value = [name.strip() for name in value.strip("[]").split(",")]
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
 
 
 def _check_launcher(name: str) -> None:
@@ -152,14 +174,20 @@ def _check_options(point: list[str]) -> None:
                 raise unknown_name(f"option of {group} {name}", option, accepted)
 
 
-def check(overrides: list[str]) -> None:
-    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
+def _composed(overrides: list[str]) -> DictConfig:
+    """The configuration of one point, Hydra's own part with it. Raises OptionError where it cannot be made."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("config", overrides, return_hydra_config=True)
         OmegaConf.resolve(cfg.experiment)
     except (HydraException, OmegaConfBaseException) as error:
         raise OptionError(_reason(error)) from None
+    return cfg
+
+
+def check(overrides: list[str]) -> None:
+    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
+    cfg = _composed(overrides)
     build.check(cfg)
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name
@@ -175,6 +203,8 @@ def check(overrides: list[str]) -> None:
         if cfg.problem.name != "none":
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
                               f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
+        if name == "sample":
+            measuring.check(cfg)
         return
     study = importlib.import_module(f"experiments.{name}")
     for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):

@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import pndm
+from experiments.metric_config import Metrics
 from experiments.train import TrainConfig
 from experiments.train_classifier import ClassifierTrainConfig
 from pndm.models.problems import problems
@@ -38,14 +39,6 @@ class ModelConfig:
     predicts: str = "eps"  # what experiment=train trains the output to be
     flip: bool = False  # whether experiment=train mirrors images at random: for data that look the same from both sides
     architecture: dict[str, Any] = field(default_factory=dict)  # the fields of pndm.models.unet.UNetConfig
-
-
-@dataclass
-class MetricConfig:
-    """What is measured on a run's samples."""
-
-    name: str = MISSING
-    bootstrap: int = 0  # resamplings for the confidence interval
 
 
 @dataclass
@@ -100,6 +93,14 @@ class WorkPrecisionExperiment(Study):
 
 
 @dataclass
+class WhichSolverExperiment(Study):
+    """Find the best solver and grid for `budget` evaluations."""
+
+    name: str = "which_solver"
+    grids: list[Any] = MISSING
+
+
+@dataclass
 class TrajectoryExperiment(Study):
     """Follow solvers along their paths."""
 
@@ -121,6 +122,7 @@ EXPERIMENTS: dict[str, type] = {
     "convergence": ConvergenceExperiment,
     "work_precision": WorkPrecisionExperiment,
     "trajectory": TrajectoryExperiment,
+    "which_solver": WhichSolverExperiment,
     "train": TrainExperiment,
     "train_classifier": ClassifierExperiment,
     "convert": ConvertExperiment,
@@ -135,10 +137,11 @@ class Config:
     schedule: Any = MISSING
     grid: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
-    metric: MetricConfig = field(default_factory=MetricConfig)
+    metric: Metrics = field(default_factory=Metrics)
     problem: Any = MISSING
     experiment: Any = MISSING
     steps: int = 50
+    budget: int = 10
     samples: int = 64
     batch: Any = 64  # a number, or auto
     seed: int = 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import pndm
-from experiments import build, figures, identity, processes, records
+from experiments import build, figures, identity, measuring, processes, records
 from experiments.drawing import draw, warmed_up
 from experiments.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
 from pndm.data import to_uint8
@@ -35,6 +33,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     faster = fast(trained, method.schedule, min(cfg.batch, cfg.samples)) if cfg.speed == "fast" else None
     model = faster.model if faster else exact
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
+    measurement = measuring.make(cfg, trained.data, device)  # before the samples, as data or weights may be missing
     shards = Shards(out, head["key"], cfg.samples, cfg.batch)
     (out / TOGETHER).unlink(missing_ok=True)  # of a run that was killed before its record: made again from its batches
     draw(cfg, method, model, trained.shape, device, dtype, shards)
@@ -53,12 +52,13 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "denoise": cfg.denoise,
         "nfe": nfe,
         "samples": cfg.samples,
+        "batch": cfg.batch,
         "seed": cfg.seed,
         "warm_up_seconds": round(warm_up, 4),
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / cfg.samples, 6),
         "speed": {"mode": cfg.speed, **(told(faster, error) if faster else {})},
-        "metrics": measure(cfg, (to_uint8(x.float()) for _, x in parts(out)), trained.data),
+        "metrics": measuring.measured(measurement, parts(out)),
     }  # fmt: skip
     records.write(out / "samples.png", figures.image_grid(to_uint8(first(out, SHOWN).float())))
     records.write_record(out, record)
@@ -98,15 +98,6 @@ def image_error(cfg: DictConfig, method: build.Method, exact: Model, few: Tensor
     }
 
 
-def measure(cfg: DictConfig, images: Iterable[Tensor], data: str) -> dict[str, Any]:
-    """The chosen metric on batches of 8-bit images, against the data that the network was trained on."""
-    if cfg.metric.name == "none":
-        return {}
-    from pndm.metrics.frechet import frechet_features
-
-    return {"frechet_features": asdict(frechet_features(images, data, n_boot=cfg.metric.bootstrap))}
-
-
 def report(record: dict[str, Any], out: Path) -> str:
     """What a run prints when it is done."""
     lines = [
@@ -121,9 +112,9 @@ def report(record: dict[str, Any], out: Path) -> str:
             f"evaluations; compiled in {record['speed']['compile_seconds']:.0f} s"
         )
     for name, found in record["metrics"].items():
-        interval = (
-            f"  (95 % of such runs: {found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
-        )
-        lines.append(f"{name} {found['value']:.3f} on {found['n']} samples{interval}")
+        interval = "" if found["low"] is None else f" ({found['low']:.4g} to {found['high']:.4g}, 95 %)"
+        floor = found["floor"] or 0.0
+        doubt = f"; the reference is itself uncertain by {floor:.1g}" if found["value"] < 10 * floor else ""
+        lines.append(f"{name} {found['value']:.4g}{interval} on {found['n']} samples{doubt}")
     files = ("samples.png", TOGETHER if (out / TOGETHER).exists() else FOLDER, "record.json")
     return "\n".join([*lines, *(f"{'wrote':10} {out / file}" for file in files)])

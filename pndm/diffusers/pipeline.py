@@ -16,7 +16,7 @@ from pndm import solvers
 from pndm.denoisers import denoiser
 from pndm.diffusers.bases import DiffusionPipeline, ImagePipelineOutput, library
 from pndm.diffusers.schedulers import SolverScheduler
-from pndm.errors import OptionError
+from pndm.errors import ModelError, OptionError
 from pndm.models import diffusers_folder as folders
 from pndm.models.unet import UNet, UNetConfig
 from pndm.noise import as_noise
@@ -42,6 +42,10 @@ class PNDMPipeline(DiffusionPipeline):
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
+        if not hasattr(scheduler, "config"):
+            raise OptionError(
+                f"scheduler={scheduler!r} must be a diffusers scheduler, or one of pndm.diffusers.scheduler"
+            )
         if not isinstance(scheduler, SolverScheduler):
             scheduler = SolverScheduler.from_config(scheduler.config)
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -65,7 +69,7 @@ class PNDMPipeline(DiffusionPipeline):
         return_dict: an `ImagePipelineOutput` with `.images`; else a tuple whose first element they are.
         solver (keyword): a name or an object of `pndm.solvers`, adaptive ones included, for this call in place of the
             scheduler's own, on the same noise path and grid.
-        Raises OptionError for a value that cannot be used.
+        Raises OptionError for a value that cannot be used, and ModelError when the images are not finite.
         """
         solver = kwargs.pop("solver", None)
         for name in kwargs:
@@ -80,6 +84,8 @@ class PNDMPipeline(DiffusionPipeline):
         output_type = output_type or "np"
         if output_type not in OUTPUT_TYPES:
             raise OptionError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}")
+        if not isinstance(generator, (Sequence, torch.Generator, type(None))):
+            raise OptionError(f"generator={generator!r} must be a torch.Generator, or a list of one a sample")
         if isinstance(generator, Sequence) and len(generator) != batch_size:
             raise OptionError(
                 f"generator is a list of {len(generator)}, but batch_size={batch_size}: give one a sample"
@@ -91,6 +97,8 @@ class PNDMPipeline(DiffusionPipeline):
         else:
             image = self._by_solver(image, num_inference_steps, generator, solver)
         self.maybe_free_model_hooks()
+        if not image.isfinite().all():
+            raise ModelError(f"the network answered with NaN or infinity on the way (it computes in {self.dtype})")
         images = _as_output((image / 2 + 0.5).clamp(0, 1), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 

@@ -47,6 +47,8 @@ def scheduler(name: str = "plms", config: Mapping[str, Any] | None = None, **opt
     Raises OptionError for an option that none of the three has, a configuration with unknown fields, and a solver that
     chooses its own steps.
     """
+    if not isinstance(name, str):
+        raise OptionError("scheduler takes a solver by its name, and its options beside it: they are saved with it")
     config = _configuration(config)
     of_solver = solvers.solvers.options(name)
     spacing = {**DEFAULTS.get(str(config.get("_class_name")), {}), **config, **options}.get(
@@ -335,8 +337,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 def _configuration(config: Any) -> dict[str, Any]:
     if config is not None and not isinstance(config, Mapping):
         raise OptionError(
-            f"scheduler configuration: config={config!r} must be one itself (pipe.scheduler.config), not its place; "
-            "SolverScheduler.from_pretrained reads files"
+            f"scheduler configuration: config={repr(config).splitlines()[0]} must be one itself "
+            "(pipe.scheduler.config); SolverScheduler.from_pretrained reads files"
         )
     return dict(config or {})
 

@@ -87,7 +87,10 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
         )
     steps = config["num_train_timesteps"]
     if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], dtype=np.float64)
+        try:
+            betas = np.asarray(config["trained_betas"], dtype=np.float64)
+        except (TypeError, ValueError):
+            betas = np.empty(())
         if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
             raise OptionError("scheduler configuration: trained_betas must be a list of numbers between 0 and 1")
         return schedules.create("table", alphas_cumprod=np.exp(np.cumsum(np.log1p(-betas))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STATES = 7  # kept by plms, the method of the registry that keeps most but for unipc's and adaptive's few more
-SHARE = 0.5  # of the free memory: allocators leave gaps, and other programs want some
+SHARE = 0.25  # of the memory: allocators leave gaps, and other programs and processes want some
 LARGEST = 1024  # a batch that fills any processor; more only makes a run's first images wait
 
 
@@ -44,25 +46,20 @@ def bytes_per_sample(network: nn.Module, shape: tuple[int, ...]) -> int:
     return alive.peak + STATES * x.numel() * x.element_size()
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on the device now; of a CPU, its container's limit counts too."""
+def total_bytes(device: torch.device) -> int:
+    """The device's memory; of a CPU, its container's limit counts. Not what is free now: a run that is taken up again,
+    or shared by processes, must find the same number."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            with open(limit, encoding="ascii") as one, open(used, encoding="ascii") as other:
-                free = min(free, int(one.read()) - int(other.read()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return max(free, 0)
+        return torch.cuda.get_device_properties(device).total_memory
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            total = min(total, int(Path(limit).read_text(encoding="ascii")))
+    return total
 
 
 def largest_batch(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """A power of two of samples that takes at most half of the free memory; at least 1."""
+    """The largest power of two of samples that takes at most a quarter of the memory; at least 1."""
     device = next(network.parameters()).device
-    fit = int(SHARE * free_bytes(device)) // bytes_per_sample(network, shape)
+    fit = int(SHARE * total_bytes(device)) // bytes_per_sample(network, shape)
     return 1 << (min(max(fit, 1), LARGEST).bit_length() - 1)

@@ -4,8 +4,10 @@
 synchronisation in every step would trip and a noisy machine does not.
 """
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +15,9 @@ from torch import Tensor
 
 import pndm
 from pndm.models import pretrained
+from tests.benchmarks import report
+from tests.benchmarks.peers import CONTENDERS, STEPS, Free, installed
 from tests.benchmarks.timing import in_turn, median_ratio
-
-STEPS = 50
 
 
 def least_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
@@ -87,9 +89,17 @@ def test_solve_adds_at_most_2_percent_to_the_network(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddim", "s_pndm", "plms", "prk", "fon"])
-def test_bench_solver_and_driver_alone(benchmark, free, name):
-    model, x = free
-    schedule = pndm.schedules.create("linear")
-    benchmark.group = "50 steps of a model that costs nothing, (16, 3, 32, 32) float32"
-    benchmark(lambda: pndm.solve(model, x, solver=name, steps=STEPS, schedule=schedule))
+@pytest.mark.parametrize(("solver", "library"), [(solver, of) for solver, all_ in CONTENDERS.items() for of in all_])
+def test_bench_solver_and_driver_alone(benchmark, solver, library):
+    if library not in {"pndm", *installed()}:
+        pytest.skip(f"{library} is not installed: pip install 'pndm[bench]'")
+    run, model = CONTENDERS[solver][library](), Free()
+    benchmark.group = f"{solver}: {STEPS} steps of a model that costs nothing, (16, 3, 32, 32) float32"
+    benchmark(lambda: run(model))
+
+
+def test_the_table_of_docs_is_what_was_measured():
+    """docs/speed.md is written from docs/speed.json and not by hand."""
+    results = json.loads(Path("docs/speed.json").read_text(encoding="utf-8"))
+    written = Path("docs/speed.md").read_text(encoding="utf-8").split(report.MARK)[1].strip()
+    assert written == "\n\n".join(report.sections(results)).strip()

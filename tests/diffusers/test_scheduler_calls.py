@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from their_loops import STABLE_DIFFUSION, run
 
 from pndm import OptionError, solvers
@@ -67,6 +67,9 @@ def test_steps_out_of_order_say_so(kind):
         (lambda: scheduler("plms", beta_schedule="sigmoid"), "unknown beta_schedule 'sigmoid'"),
         (lambda: scheduler("plms", beta_start=0.5), "beta_start=0.5 and beta_end=0.02 must satisfy"),
         (lambda: scheduler("plms", trained_betas=[0.1, 2.0]), "trained_betas must be a list of numbers"),
+        (lambda: scheduler("plms", trained_betas="linear"), "trained_betas must be a list of numbers"),
+        (lambda: scheduler(solvers.create("plms")), "scheduler takes a solver by its name, and its options beside it"),
+        (lambda: scheduler("plms", PNDMScheduler()), "config=PNDMScheduler . must be one itself"),
         (lambda: scheduler("plms", rescale_betas_zero_snr=True), "rescale_betas_zero_snr=True makes ᾱ = 0"),
         (lambda: scheduler("plms", {"use_flow_sigmas": True}), "use_flow_sigmas=True is a path that"),
         (lambda: scheduler("plms", FlowMatchEulerDiscreteScheduler().config), "configuration: field"),

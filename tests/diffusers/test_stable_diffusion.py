@@ -99,7 +99,7 @@ def test_text_to_image(name, converged, unet, prompts):
     assert text_to_image(unet, scheduler(name, config, timestep_spacing="leading"), prompts, steps=2).isfinite().all()
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.9, 0.8, 0.5, 0.1])
+@pytest.mark.parametrize("strength", [1.0, 0.8, 0.1])
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.filterwarnings("ignore:scheduler .* starts at index")
 def test_image_to_image(name, strength, unet, prompts):
@@ -143,8 +143,7 @@ def test_a_whole_pipeline_with_guidance(name):
     assert images.shape == (2, 8, 8, 3)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(("name", "prediction"), [*((name, "epsilon") for name in SOLVERS), ("plms", "v_prediction")])
 def test_the_pipelines_themselves(name, prediction, unet):
     """Text to image, image to image, inpainting: `pipe.scheduler = ours`, and what comes out."""
     torch.manual_seed(0)
@@ -175,7 +174,7 @@ def test_the_pipelines_themselves(name, prediction, unet):
         for who, pipe.scheduler in schedulers.items():
             draws = torch.Generator().manual_seed(0)
             results[who] = pipe(
-                num_inference_steps=10, generator=draws, output_type="pt", **embeddings, **arguments
+                num_inference_steps=6, generator=draws, output_type="pt", **embeddings, **arguments
             ).images
         assert results["ours"].isfinite().all()
         if name == "plms":

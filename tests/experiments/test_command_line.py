@@ -44,7 +44,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["steps=1001"], "steps=1001 is more than the 1000 that the schedule has"),
         (["steps=many"], "could not be converted to Integer"),
         (["samples=0"], "samples=0 must be at least 1"),
-        (["batch=0"], "batch=0 must be at least 1"),
+        (["batch=0"], "batch=0 must be a whole number of at least 1"),
         (["seed=-1"], "seed=-1 must be a whole number from 0"),
         (["solver.bar=1"], "unknown option of solver plms 'bar': known names are"),
         (["solver=ddim", "solver.order=2"], "unknown option of solver ddim 'order': known names are eta"),

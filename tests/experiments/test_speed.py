@@ -34,9 +34,9 @@ def test_fast_reports_its_error_in_the_images(monkeypatch, tmp_path, checkpoint,
 
 def test_automatic_batch(monkeypatch, tmp_path, checkpoint):
     monkeypatch.setattr(memory, "bytes_per_sample", lambda network, shape: 1000)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 9000)
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 18_000)
     record = record_of(monkeypatch, tmp_path, checkpoint, "samples=6", "batch=auto")
-    assert record["config"]["batch"] == 4
+    assert (record["config"]["batch"], record["batch"]) == ("auto", 4)
     assert record["samples"] == 6
 
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from experiments.train_classifier import noise_images
 from pndm.errors import OptionError
 from pndm.metrics import frechet
+from pndm.metrics.estimate import Estimate, Resampling
 from pndm.metrics.frechet import (
+    FrechetDistance,
     GaussianStatistics,
-    bootstrap_interval,
     frechet_distance,
     frechet_features,
     gaussian_distance,
@@ -135,14 +136,20 @@ def test_bad_features_are_named():
 # The bootstrap --------------------------------------------------------------------------------------------------------
 
 
+def measured(features: torch.Tensor, reference: GaussianStatistics, bootstrap: int, seed: int = 0) -> Estimate:
+    metric = FrechetDistance(reference, "distance", bootstrap=bootstrap, seed=seed)
+    metric.update(features, range(len(features)))
+    return metric.compute()["distance"]
+
+
 def test_bootstrap_reports_n_holds_the_value_and_is_reproducible():
     reference, features = GaussianStatistics.of(sample(4000, 6, 5)), sample(300, 6, 5, mean=0.2)
-    one, two = (bootstrap_interval(features, reference, n_boot=50, seed=3) for _ in range(2))
+    one, two = (measured(features, reference, 50, seed=3) for _ in range(2))
     assert one == two
-    assert (one.n, one.n_boot) == (300, 50)
+    assert (one.n, len(one.resamples)) == (300, 50)
     assert one.value == frechet_distance(GaussianStatistics.of(features), reference)
     assert one.low < one.value < one.high
-    assert bootstrap_interval(features, reference, n_boot=50, seed=4) != one
+    assert measured(features, reference, 50, seed=4) != one
 
 
 def test_bootstrap_interval_covers_other_samples_of_the_same_size():
@@ -150,17 +157,36 @@ def test_bootstrap_interval_covers_other_samples_of_the_same_size():
     reference.n, reference.scatter = 10**6, torch.eye(8, dtype=torch.float64) * (10**6 - 1)
     draw = torch.randn(40, 400, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
     values = torch.tensor([frechet_distance(GaussianStatistics.of(x), reference) for x in draw])
-    estimates = [bootstrap_interval(x, reference, n_boot=40, seed=i) for i, x in enumerate(draw)]
+    estimates = [measured(x, reference, 40, seed=i) for i, x in enumerate(draw)]
     covered = sum(e.low <= values.mean() <= e.high for e in estimates)
     assert covered >= 34  # 38 of 40 are expected
     bias = sum(e.bias for e in estimates) / len(estimates)  # the true distance is 8 × 0.1²
     assert bias == pytest.approx(float(values.mean()) - 0.08, rel=0.25)
 
 
-@pytest.mark.parametrize(("option", "value"), [("n_boot", 1), ("level", 1.0)])
-def test_bootstrap_options_are_checked(option, value):
-    with pytest.raises(OptionError, match=f"{option} is {value}"):
-        bootstrap_interval(sample(10, 2), GaussianStatistics.of(sample(10, 2)), **{option: value})
+def test_resamples_equal_those_of_repeated_features():
+    """A resample's distance is that of the features, each as often as its weight says."""
+    features, reference = sample(60, 4, 1), GaussianStatistics.of(sample(500, 4, 2))
+    found = measured(features, reference, 5, seed=9)
+    weights = Resampling(5, 9).weights(range(60)).long()
+    for value, counts in zip(found.resamples, weights, strict=True):
+        repeated = GaussianStatistics.of(features.repeat_interleave(counts, dim=0))
+        assert value == pytest.approx(frechet_distance(repeated, reference), rel=1e-6)
+
+
+@pytest.mark.parametrize("bootstrap", [1, -1])
+def test_bootstrap_is_checked(bootstrap):
+    with pytest.raises(OptionError, match=f"bootstrap={bootstrap} must be 0"):
+        FrechetDistance(GaussianStatistics.of(sample(10, 2)), "distance", bootstrap=bootstrap)
+
+
+@pytest.mark.parametrize(("n", "d"), [(5000, 64), (200, 96)])
+def test_agrees_with_torchmetrics(n, d):
+    """Its own features and its own square root, in float64; also where samples are few."""
+    fid = pytest.importorskip("torchmetrics.image.fid", exc_type=ImportError)
+    x, y = sample(n, d, 1), sample(6000, d, 2, mean=0.3)
+    theirs = fid._compute_fid(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()).item()
+    assert frechet_distance(GaussianStatistics.of(x), GaussianStatistics.of(y)) == pytest.approx(theirs, rel=1e-4)
 
 
 # The shipped feature space --------------------------------------------------------------------------------------------
@@ -184,7 +210,7 @@ def test_sanity_rows_are_reproduced(real_test_set):
 def test_a_stream_gives_what_one_tensor_gives():
     images = noise_images((150, 1, 28, 28))
     together, streamed = frechet_features(images), frechet_features(iter(images.split(40)))
-    with_interval = frechet_features(images, n_boot=4)
+    with_interval = frechet_features(images, bootstrap=4)
     assert together.n == streamed.n == with_interval.n == 150
     assert streamed.value == pytest.approx(together.value, rel=1e-6)
     assert with_interval.value == pytest.approx(together.value, rel=1e-6)
@@ -197,7 +223,7 @@ def test_only_8_bit_images_of_the_right_shape():
         frechet_features(torch.zeros(4, 1, 28, 28))
     with pytest.raises(OptionError, match=r"\(3, 32, 32\): .* \(1, 28, 28\)"):
         frechet_features(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(OptionError, match="samples is 1"):
+    with pytest.raises(OptionError, match="samples=1 is too few for the metric frechet_features: it needs at least 2"):
         frechet_features(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
 
 
