@@ -283,6 +283,7 @@ def _train(cfg: DictConfig, out: Path) -> None:
 
 
 def _train_classifier(cfg: DictConfig, out: Path) -> None:
-    from experiments.train_classifier import ClassifierTrainConfig, train_classifier
+    from experiments.train_classifier import train_classifier
+    from experiments.training_config import ClassifierTrainConfig
 
     train_classifier(cast(ClassifierTrainConfig, OmegaConf.to_object(cfg.experiment)), out, build.device(cfg))

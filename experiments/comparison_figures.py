@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments import figures
+from experiments.comparison import Row
 from experiments.shards import first
 from pndm.data import to_uint8
 from pndm.errors import OptionError
-
-if TYPE_CHECKING:
-    from experiments.compare import Row
 
 COLUMNS = 5  # images of a row in each block of the strip
 AXES = {

@@ -6,12 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from experiments.comparison import Measured, Row
 from pndm.metrics.estimate import differ
-
-if TYPE_CHECKING:
-    from experiments.compare import Measured, Row
 
 HIGHER_IS_BETTER = ("paired_psnr", "precision", "recall")
 BUDGETS = (5, 10, 20, 50, 100, 250, 1000)  # evaluations

@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 import pndm
 from experiments.metric_config import Metrics
 from experiments.train import TrainConfig
-from experiments.train_classifier import ClassifierTrainConfig
+from experiments.training_config import ClassifierTrainConfig
 from pndm.models.problems import problems
 from pndm.registry import Registry
 

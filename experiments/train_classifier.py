@@ -14,7 +14,6 @@ import json
 import math
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from tqdm import tqdm
 
 from experiments import records
 from experiments.augmentation import augment
+from experiments.training_config import ClassifierTrainConfig
 from experiments.whitened_training import fit_whitened
 from pndm.data import Dataset, load, to_model, to_uint8
-from pndm.errors import OptionError, unknown_name
+from pndm.errors import OptionError
 from pndm.metrics.classifier import Classifier, ClassifierConfig, Network, dump_classifier, load_classifier
 from pndm.metrics.frechet import (
     CLASSIFIER,
@@ -38,38 +38,6 @@ from pndm.metrics.frechet import (
 )
 
 FAR_IMAGES = 2000  # of sets so far from the training set that few images measure the distance
-
-
-@dataclass
-class ClassifierTrainConfig:
-    """How the classifier is trained. The defaults reach 93 % on Fashion-MNIST in minutes on two cores."""
-
-    architecture: str = "residual"  # or "whitened": pndm/metrics/classifier.py and whitened.py
-    data: str = "fashion-mnist"
-    folder: str | None = None  # of the data files; None searches the usual places
-    widths: tuple[int, ...] = (24, 48, 96)
-    blocks: int = 1  # of the residual one
-    epochs: int = 15
-    batch: int = 256
-    lr: float = 0.15  # the peak
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.05
-    shift: int = 2  # random translation by up to this many pixels
-    flip: bool = True  # random mirror images
-    bf16: bool = True  # autocast; half the time on processors that have it
-    seed: int = 0
-    limit: int = 0  # use only the first so many images of each split (0: all), for tests
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ("residual", "whitened"):
-            raise unknown_name("architecture", self.architecture, ("residual", "whitened"))
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}: a whole number of at least 1 is accepted")
-        for name in ("lr", "shift", "limit", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name} is {getattr(self, name)}: a number of at least 0 is accepted")
 
 
 def fit_residual(

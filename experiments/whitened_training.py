@@ -14,7 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,10 @@ from tqdm import tqdm
 
 from experiments import training_state
 from experiments.augmentation import cropped, reflected
+from experiments.training_config import ClassifierTrainConfig
 from pndm.data import Dataset, to_model
 from pndm.errors import OptionError
 from pndm.metrics.whitened import PooledUnit, WhitenedClassifier, WhitenedConfig
-
-if TYPE_CHECKING:
-    from experiments.train_classifier import ClassifierTrainConfig
 
 BIAS_FACTOR = 64
 LOOKAHEAD_EVERY = 5

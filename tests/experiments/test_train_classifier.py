@@ -7,7 +7,8 @@ import torch
 
 from experiments import train_classifier as module
 from experiments.augmentation import augment
-from experiments.train_classifier import ClassifierTrainConfig, noise_images, train_classifier
+from experiments.train_classifier import noise_images, train_classifier
+from experiments.training_config import ClassifierTrainConfig
 from pndm.data import Dataset
 from pndm.errors import OptionError
 from pndm.metrics.frechet import GaussianStatistics, feature_batches, frechet_distance, load_feature_space

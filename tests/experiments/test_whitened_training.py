@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments import training_state, whitened_training
-from experiments.train_classifier import ClassifierTrainConfig
+from experiments.training_config import ClassifierTrainConfig
 from experiments.whitened_training import fit_whitened, look_ahead, triangle
 from pndm.data import Dataset, to_model
 from pndm.errors import OptionError
