@@ -22,10 +22,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# On a quiet machine. k-diffusion without what it needs for training; only its solvers are run.
+# On a quiet machine. azula and k-diffusion without what they need besides solvers: a torchvision that may not fit the torch.
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps k-diffusion
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps azula k-diffusion
 	$(BIN)/python -m tests.benchmarks.bench
 
 # Runs the notebooks again, their outputs in place.
