@@ -109,11 +109,15 @@ def label(record: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
     return " ".join([record["solver"], *told])
 
 
+def solver_options(record: dict[str, Any]) -> str:
+    """The options of a record's solver, as they are typed."""
+    return " ".join(f"{key}={value}" for key, value in record["config"]["solver"].items() if key != "name")
+
+
 def _choices(record: dict[str, Any]) -> dict[str, str]:
     config = record["config"]
-    options = " ".join(f"{key}={value}" for key, value in config["solver"].items() if key != "name")
     return {
-        "options": options,
+        "options": solver_options(record),
         "grid": config["grid"]["name"],
         "schedule": config["schedule"]["name"],
         "model": Path(record["model"]["weights"]).stem,

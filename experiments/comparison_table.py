@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from itertools import combinations
 
-from experiments.comparison import Measured, Row
+from experiments.comparison import Measured, Row, solver_options
 from pndm.metrics.estimate import differ
 
 HIGHER_IS_BETTER = ("paired_psnr", "precision", "recall")
@@ -53,7 +53,7 @@ def as_csv(table: Sequence[Row]) -> str:
             config = record["config"]
             line = {name: record[name] for name in COLUMNS if name in record} | {
                 "label": row.label,
-                "options": " ".join(f"{key}={value}" for key, value in config["solver"].items() if key != "name"),
+                "options": solver_options(record),
                 "grid": config["grid"]["name"],
                 "schedule": config["schedule"]["name"],
                 "model": record["model"]["weights"],

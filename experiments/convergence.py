@@ -24,7 +24,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-import pndm
 from experiments import convergence_figure, records, target
 from experiments.config import GROUPS, create
 from experiments.target import Target
@@ -64,10 +63,9 @@ def check(cfg: DictConfig) -> None:
 def _solvers(cfg: DictConfig) -> dict[str, Solver]:
     solvers = target.chosen(GROUPS["solver"], cfg.experiment.solvers)
     target.refuse_stochastic(solvers)
-    for label, solver in solvers.items():
-        if solver.evaluations_per_step is None:
-            raise OptionError(f"solver {label!r} chooses its own steps, so it has no order in them: leave it out here, "
-                              "and give it to experiment=work_precision")  # fmt: skip
+    target.refuse_own_steps(
+        solvers, "it has no order in them: leave it out here, and give it to experiment=work_precision"
+    )
     return solvers
 
 
@@ -77,8 +75,8 @@ def convergence(cfg: DictConfig, out: Path) -> dict[str, Any]:
     goal, solvers, steps = target.make(cfg), _solvers(cfg), sorted(cfg.experiment.steps)
     grid = create(GROUPS["grid"], cfg.grid)
     placed = {count: grids.times(grid, count, goal.schedule, goal.start, goal.end) for count in steps}
-    x = goal.noise(cfg.seed, cfg.samples)
-    truth = goal.reference(x, np.array([goal.start, goal.end]), cfg)
+    x = goal.noise(cfg.seed, range(cfg.samples))
+    truth = goal.reference(x, goal.ends, cfg.experiment.tolerance, cfg.experiment.cache)
     path = _path(goal, x[:LOCAL_SAMPLES], placed, cfg)
     rows = []
     with tqdm(total=len(solvers) * len(steps), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:
@@ -120,7 +118,7 @@ def _path(goal: Target, x: Tensor, placed: dict[int, np.ndarray], cfg: DictConfi
         return None
     wanted = {float(t) for times in placed.values() for t in times[: middle(times) + 2]}
     times = np.array(sorted(wanted | {goal.start}, reverse=True))
-    found = goal.reference(x, times, cfg)
+    found = goal.reference(x, times, cfg.experiment.tolerance, cfg.experiment.cache)
     return {float(t): state.to(x) for t, state in zip(times, found.states, strict=True)}
 
 
@@ -141,7 +139,7 @@ def _measure(
     """One row. A run that blows up has no error (None); it is a finding, not a fault."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"solver": label, "steps": len(times) - 1}
     try:
-        solution = pndm.solve(goal.model, x, solver=solver, schedule=goal.schedule, grid=times)
+        solution = goal.solve(x, solver, times)
         row["nfe"] = solution.nfe
         if math.isfinite(error := rmse(solution.x.cpu(), truth.x)):
             each = (solution.x.cpu().double() - truth.x).flatten(1).square().mean(1).sqrt()

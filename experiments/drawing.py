@@ -41,6 +41,22 @@ def warmed_up(model: Model, x: Tensor) -> float:
     return time.perf_counter() - start
 
 
+def solved(
+    cfg: DictConfig, method: build.Method, model: Model, x: Tensor, noise: SampleNoise, progress: Any = False
+) -> pndm.Solution:
+    """The method of a configuration carried out from the states x (B, *shape); `noise` is of the same samples."""
+    return pndm.solve(
+        model,
+        x,
+        solver=method.solver,
+        schedule=method.schedule,
+        grid=method.times,
+        generator=noise,
+        progress=progress,
+        denoise=cfg.denoise,
+    )
+
+
 def draw(
     cfg: DictConfig,
     method: build.Method,
@@ -67,16 +83,7 @@ def draw(
             noise = SampleNoise(cfg.seed, indices)
             x = noise.draw(shape, dtype, device)
             began = time.perf_counter()
-            solution = pndm.solve(
-                model,
-                x,
-                solver=method.solver,
-                schedule=method.schedule,
-                grid=method.times,
-                generator=noise,
-                progress=bar if expected else False,
-                denoise=cfg.denoise,
-            )
+            solution = solved(cfg, method, model, x, noise, bar if expected else False)
             x = solution.x.cpu()  # which waits for the device
             shards.write(indices, x, solution.nfe, time.perf_counter() - began)
             if not expected:

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from experiments import build, real_images, target
 from experiments.metric_config import LOOKS
-from experiments.reference_cache import Cache
 from pndm.errors import OptionError, unknown_name
 from pndm.metrics import inception
 from pndm.metrics.estimate import Metric, Resampling, check_enough
@@ -27,8 +25,6 @@ from pndm.metrics.measurement import Look, Measurement, as_they_are, features_of
 from pndm.metrics.paired import PairedError
 from pndm.metrics.precision_recall import PrecisionRecall
 from pndm.metrics.sliced import SlicedWasserstein
-from pndm.noise import SampleNoise
-from pndm.reference import self_converged
 
 CACHE = Path("outputs/.references")
 BLOCK = 32  # samples whose reference solution is computed and kept together, so that it is found whatever the batch
@@ -123,8 +119,6 @@ class References:
     def __init__(self, cfg: DictConfig, options: DictConfig):
         least = {"bfloat16": "float32", "float16": "float32"}  # a reference must be better than what it judges
         self.goal = target.make(OmegaConf.merge(cfg, {"dtype": least.get(cfg.dtype, cfg.dtype)}))  # type: ignore[arg-type]
-        end = self.goal.schedule.t_data if self.goal.denoise else self.goal.end
-        self.times = np.array([self.goal.start, end])
         self.seed, self.tolerance, self.most = cfg.seed, options.tolerance, min(cfg.samples, options.samples)
         self.differences: dict[int, float] = {}
         self.last: tuple[int, Tensor] | None = None
@@ -140,11 +134,8 @@ class References:
     def _block(self, number: int) -> Tensor:
         if self.last is None or self.last[0] != number:
             indices = range(number * BLOCK, min((number + 1) * BLOCK, self.most))
-            noise = SampleNoise(self.seed, indices).draw(self.goal.shape, self.goal.dtype, self.goal.device)
-            goal, options = self.goal, {} if self.tolerance is None else {"tolerance": self.tolerance}
-            found = Cache(CACHE).get(
-                self_converged, goal.model, noise, goal.schedule, self.times, identity=goal.identity, **options
-            )
+            noise = self.goal.noise(self.seed, indices)
+            found = self.goal.reference(noise, self.goal.ends, self.tolerance, CACHE)
             self.differences[number], self.last = found.difference, (number, found.x)
         return self.last[1]
 

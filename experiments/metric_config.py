@@ -24,8 +24,8 @@ class Fid:
 
 
 @dataclass
-class Kid:
-    """Kernel distance."""
+class InFeatures:
+    """A comparison with some real images in the features of either network."""
 
     features: str = "classifier"
     weights: str | None = None  # of Inception
@@ -34,14 +34,15 @@ class Kid:
 
 
 @dataclass
-class PrecisionRecall:
+class Kid(InFeatures):
+    """Kernel distance."""
+
+
+@dataclass
+class PrecisionRecall(InFeatures):
     """Precision and recall; at most `real` generated images are looked at."""
 
-    features: str = "classifier"
-    weights: str | None = None  # of Inception
-    real: int = 10000
     neighbours: int = 3
-    bootstrap: int = 200
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def features(data: str, count: int | None, look: Look, place: str) -> Tensor:
     """What `look` sees in real images, (N, d). `place` names it to the last bit of its weights."""
 
     def seen() -> dict[str, Tensor]:
-        parts = tqdm(chosen(data, count).split(BATCH), desc="real images", leave=False, disable=None)
-        return {"features": torch.cat([look(part).cpu() for part in parts])}
+        return {"features": torch.cat([part.cpu() for part in _looked_at(data, count, look)])}
 
     return _kept(f"features {data} {count} {place}", seen)["features"]
 
@@ -51,13 +50,19 @@ def statistics(data: str, count: int | None, look: Look, place: str, dimension: 
 
     def seen() -> dict[str, Tensor]:
         found = GaussianStatistics(dimension)
-        for part in tqdm(chosen(data, count).split(BATCH), desc="real images", leave=False, disable=None):
-            found.update(look(part))
+        for part in _looked_at(data, count, look):
+            found.update(part)
         return {"mean": found.mean, "scatter": found.scatter, "n": torch.tensor(found.n)}
 
     kept, found = _kept(f"statistics {data} {count} {place}", seen), GaussianStatistics(dimension)
     found.mean, found.scatter, found.n = kept["mean"], kept["scatter"], int(kept["n"])
     return found
+
+
+def _looked_at(data: str, count: int | None, look: Look) -> Iterator[Tensor]:
+    """What `look` sees in real images, in batches."""
+    for part in tqdm(chosen(data, count).split(BATCH), desc="real images", leave=False, disable=None):
+        yield look(part)
 
 
 def _kept(identity: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

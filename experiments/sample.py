@@ -9,9 +9,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-import pndm
 from experiments import build, figures, identity, measuring, processes, records
-from experiments.drawing import draw, warmed_up
+from experiments.drawing import draw, solved, warmed_up
 from experiments.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
 from pndm.data import to_uint8
 from pndm.models import pretrained
@@ -81,16 +80,7 @@ def image_error(cfg: DictConfig, method: build.Method, exact: Model, few: Tensor
     """How far the first samples lie from those that exact evaluations give, in images of range [-1, 1]."""
     noise = SampleNoise(cfg.seed, range(len(few)))
     start = noise.draw(few.shape[1:], few.dtype, build.device(cfg))
-    found = pndm.solve(
-        exact,
-        start,
-        solver=method.solver,
-        schedule=method.schedule,
-        grid=method.times,
-        generator=noise,
-        denoise=cfg.denoise,
-    )
-    apart = few - found.x.cpu()
+    apart = few - solved(cfg, method, exact, start, noise).x.cpu()
     return {
         "image_error_rms": apart.square().mean().sqrt().item(),
         "image_error_max": apart.abs().max().item(),

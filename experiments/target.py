@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +17,11 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
+import pndm
 from experiments import build, identity
 from experiments.config import GROUPS, create
 from experiments.reference_cache import Cache
-from pndm import reference
+from pndm import Solution, grids, reference
 from pndm.denoisers import Model
 from pndm.errors import OptionError
 from pndm.models import pretrained
@@ -46,18 +48,28 @@ class Target:
     identity: dict[str, Any]
     problem: Problem | None
     data: str  # the data set of a network
-    denoise: bool  # whether a run goes on from `end` to the clean end by a denoising step
+    denoise: bool  # whether a run goes on from `end` to the data by a denoising step
 
-    def noise(self, seed: int, samples: int) -> Tensor:
-        """The starting states of samples 0, 1, ..., the same that a sampling run has."""
-        return SampleNoise(seed, range(samples)).draw(self.shape, self.dtype, self.device)
+    @property
+    def ends(self) -> np.ndarray:
+        """The two times between which a run is judged."""
+        return np.array([self.start, self.schedule.t_data if self.denoise else self.end])
 
-    def reference(self, x: Tensor, times: np.ndarray, cfg: DictConfig) -> Reference:
-        """The true solution through x at times[0], as the study's configuration wants it; from the cache if there."""
+    def noise(self, seed: int, indices: Sequence[int]) -> Tensor:
+        """The starting states of the samples with these indices, the same that a sampling run has."""
+        return SampleNoise(seed, indices).draw(self.shape, self.dtype, self.device)
+
+    def reference(self, x: Tensor, times: np.ndarray, tolerance: float | None, folder: str | Path | None) -> Reference:
+        """The true solution through x at times[0]; from the cache in `folder` if it is there. None: the tolerance that
+        the method has by itself, and no cache."""
         make = reference.exact if self.problem else reference.self_converged
-        options = {} if cfg.experiment.tolerance is None else {"tolerance": cfg.experiment.tolerance}
-        cache = Cache(None if cfg.experiment.cache is None else Path(cfg.experiment.cache))
+        options = {} if tolerance is None else {"tolerance": tolerance}
+        cache = Cache(None if folder is None else Path(folder))
         return cache.get(make, self.model, x, self.schedule, times, identity=self.identity, **options)
+
+    def solve(self, x: Tensor, solver: Solver, times: np.ndarray) -> Solution:
+        """A run of a solver over the times, and on to the data where the target wants that."""
+        return pndm.solve(self.model, x, solver=solver, schedule=self.schedule, grid=times, denoise=self.denoise)
 
 
 def make(cfg: DictConfig) -> Target:
@@ -128,6 +140,20 @@ def refuse_stochastic(solvers: dict[str, Solver]) -> None:
         if solver.stochastic:
             raise OptionError(f"solver {label!r} draws noise on the way, so it has no error against a reference "
                               "solution: leave it out")  # fmt: skip
+
+
+def refuse_own_steps(solvers: dict[str, Solver], so: str) -> None:
+    """Raise OptionError for a solver that chooses its own steps; `so` says what follows from that, and what to do."""
+    for label, solver in solvers.items():
+        if solver.evaluations_per_step is None:
+            raise OptionError(f"solver {label!r} chooses its own steps, so {so}")
+
+
+def check_grids(cfg: DictConfig, steps: int) -> None:
+    """Raise OptionError for a grid of the study that cannot place so many steps, and for a denoising step in vain."""
+    schedule = create(GROUPS["schedule"], cfg.schedule)
+    for grid in chosen(GROUPS["grid"], cfg.experiment.grids).values():
+        build.check_denoise(cfg, schedule, grids.times(grid, steps, schedule, cfg.t_start, cfg.t_end))
 
 
 def check_common(cfg: DictConfig) -> None:

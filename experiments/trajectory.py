@@ -50,10 +50,7 @@ def check(cfg: DictConfig) -> None:
 
 def _solvers(cfg: DictConfig) -> dict[str, Solver]:
     solvers = target.chosen(GROUPS["solver"], cfg.experiment.solvers)
-    for label, solver in solvers.items():
-        if solver.evaluations_per_step is None:
-            raise OptionError(f"solver {label!r} chooses its own steps, so it cannot be followed over a grid: leave it "
-                              "out")  # fmt: skip
+    target.refuse_own_steps(solvers, "it cannot be followed over a grid: leave it out")
     target.refuse_stochastic(solvers)
     return solvers
 
@@ -62,9 +59,9 @@ def trajectory(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Measure into the folder `out`, and return the record."""
     began = time.perf_counter()
     goal, times = target.make(cfg), build.method(cfg).times
-    x = goal.noise(cfg.seed, cfg.samples)
+    x = goal.noise(cfg.seed, range(cfg.samples))
     fine = _fine(goal.schedule, times)
-    truth = goal.reference(x, fine, cfg)
+    truth = goal.reference(x, fine, cfg.experiment.tolerance, cfg.experiment.cache)
     exact = truth.states[np.searchsorted(-fine, -times)]
     paths, nfe = {}, {}
     for label, solver in _solvers(cfg).items():

@@ -12,15 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import pndm
-from experiments import build, records, target
-from experiments.config import GROUPS, create
+from experiments import records, target
+from experiments.config import GROUPS
 from experiments.work_precision import steps_for
-from pndm import grids
 from pndm.errors import ModelError, OptionError
 from pndm.metrics.estimate import Means, Resampling, differ, estimate
 
@@ -41,12 +38,8 @@ def check(cfg: DictConfig) -> None:
         raise OptionError(f"experiment=which_solver is for networks: problem={cfg.problem.name} has no images to make")
     solvers = target.chosen(GROUPS["solver"], cfg.experiment.solvers)
     target.refuse_stochastic(solvers)
-    for label, solver in solvers.items():
-        if solver.evaluations_per_step is None:
-            raise OptionError(f"solver {label!r} chooses its own steps, so it cannot keep to a budget: leave it out")
-    schedule = create(GROUPS["schedule"], cfg.schedule)
-    for grid in target.chosen(GROUPS["grid"], cfg.experiment.grids).values():
-        build.check_denoise(cfg, schedule, grids.times(grid, 2, schedule, cfg.t_start, cfg.t_end))
+    target.refuse_own_steps(solvers, "it cannot keep to a budget: leave it out")
+    target.check_grids(cfg, 2)
     if cfg.budget < 1:
         raise OptionError(f"budget={cfg.budget} must be at least 1 evaluation")
     if cfg.samples < 2:
@@ -57,9 +50,8 @@ def which_solver(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Measure into the folder `out`, and return the record."""
     began = time.perf_counter()
     goal = target.make(cfg)
-    x = goal.noise(cfg.seed, cfg.samples)
-    end = goal.schedule.t_data if goal.denoise else goal.end
-    truth = goal.reference(x, np.array([goal.start, end]), cfg)
+    x = goal.noise(cfg.seed, range(cfg.samples))
+    truth = goal.reference(x, goal.ends, cfg.experiment.tolerance, cfg.experiment.cache)
     rows: list[dict[str, Any]] = []
     chosen_grids = target.chosen(GROUPS["grid"], cfg.experiment.grids)
     pairs = [(*solver, *grid) for solver in target.chosen(GROUPS["solver"], cfg.experiment.solvers).items()
@@ -69,9 +61,7 @@ def which_solver(cfg: DictConfig, out: Path) -> dict[str, Any]:
         if times is None:
             continue
         try:
-            solution = pndm.solve(
-                goal.model, x, solver=solver, schedule=goal.schedule, grid=times, denoise=goal.denoise
-            )
+            solution = goal.solve(x, solver, times)
         except ModelError:  # it blew up
             continue
         squares = (solution.x.cpu().double() - truth.x).square().flatten(1).mean(1, keepdim=True)

@@ -21,9 +21,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-import pndm
-from experiments import build, records, target, work_precision_figure
-from experiments.config import GROUPS, create
+from experiments import records, target, work_precision_figure
+from experiments.config import GROUPS
 from experiments.target import Target
 from pndm import grids
 from pndm.errors import ModelError, OptionError
@@ -50,9 +49,7 @@ def check(cfg: DictConfig) -> None:
     target.check_common(cfg)
     solvers = target.chosen(GROUPS["solver"], cfg.experiment.solvers)
     target.refuse_stochastic(solvers)
-    schedule = create(GROUPS["schedule"], cfg.schedule)
-    for grid in target.chosen(GROUPS["grid"], cfg.experiment.grids).values():
-        build.check_denoise(cfg, schedule, grids.times(grid, 5, schedule, cfg.t_start, cfg.t_end))
+    target.check_grids(cfg, 5)
     if not cfg.experiment.evaluations or min(cfg.experiment.evaluations) < 1:
         raise OptionError(f"experiment.evaluations={list(cfg.experiment.evaluations)} must be whole numbers from 1")
     if any(not tolerance > 0 for tolerance in cfg.experiment.tolerances):
@@ -65,9 +62,8 @@ def work_precision(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Measure into the folder `out`, and return the record."""
     began = time.perf_counter()
     goal = target.make(cfg)
-    x = goal.noise(cfg.seed, cfg.samples)
-    end = goal.schedule.t_data if goal.denoise else goal.end
-    truth = goal.reference(x, np.array([goal.start, end]), cfg)
+    x = goal.noise(cfg.seed, range(cfg.samples))
+    truth = goal.reference(x, goal.ends, cfg.experiment.tolerance, cfg.experiment.cache)
     rows, warm = [], set()
     with tqdm(runs(cfg, goal), desc="runs", disable=not cfg.progress, dynamic_ncols=True) as bar:
         for label, on, solver, times, tolerance in bar:
@@ -155,9 +151,7 @@ def measure(
             if repeat and time.perf_counter() - since > ENOUGH_SECONDS:
                 break
             began = time.perf_counter()
-            solution = pndm.solve(
-                goal.model, x, solver=solver, schedule=goal.schedule, grid=times, denoise=goal.denoise
-            )
+            solution = goal.solve(x, solver, times)
             landed = solution.x.cpu()  # which waits for the device
             seconds = min(seconds, time.perf_counter() - began)
     except ModelError:

@@ -33,9 +33,16 @@ def denoiser(network: Model, predicts: str, schedule: str | Schedule) -> Model:
         alpha = path.alpha(time).to(x.dtype).view(column)
         sigma = path.sigma(time).to(x.dtype).view(column)
         answer = network(x, t)
-        return (x - alpha * answer) / sigma if predicts == "x0" else alpha * answer + sigma * x
+        return to_eps(predicts, answer, x, alpha, sigma)
 
     return eps
+
+
+def to_eps(predicts: str, output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    """eps from a network's output at x (B, *shape), where the noise path has alpha and sigma."""
+    if predicts == "eps":
+        return output
+    return (x - alpha * output) / sigma if predicts == "x0" else alpha * output + sigma * x
 
 
 def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:

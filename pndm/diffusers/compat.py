@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from pndm import grids
-from pndm.diffusers.questions import Questions, to_eps
+from pndm.denoisers import to_eps
+from pndm.diffusers.questions import Questions
 from pndm.errors import OptionError, unknown_name
 from pndm.gradient import ADAMS_BASHFORTH, RK4, combine
 from pndm.schedules import Schedule

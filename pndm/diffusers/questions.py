@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pndm.denoisers import to_eps
 from pndm.errors import OptionError
 from pndm.noise import Noise
 from pndm.schedules import Schedule
@@ -34,13 +35,6 @@ class Run(Protocol):
 
         The generator is sent the network's outputs and returns the state at the last time.
         """
-
-
-def to_eps(predicts: str, output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-    """eps from a network's output at x, where the noise path has alpha and sigma; as `pndm.denoisers`, for one time."""
-    if predicts == "eps":
-        return output
-    return (x - alpha * output) / sigma if predicts == "x0" else alpha * output + sigma * x
 
 
 def whole_run(run: Solver, x: Tensor) -> Questions:

@@ -12,13 +12,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pndm.errors import OptionError
+from pndm.metrics.folding import FoldingUnit, as_input, check_architecture, folded
 from pndm.metrics.whitened import WhitenedClassifier, WhitenedConfig
 
 # The metadata's one key (several come out in any order): which of our networks, and its configuration.
@@ -38,12 +37,7 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # a list when it comes from JSON
         numbers = {"channels": self.channels, "size": self.size, "classes": self.classes, "blocks": self.blocks}
-        numbers |= {f"widths[{i}]": width for i, width in enumerate(self.widths)}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(f"classifier option {name} is {value!r}: a whole number of at least 1 is accepted")
-        if not self.widths:
-            raise OptionError("classifier option widths is empty: at least one number of channels is accepted")
+        check_architecture(numbers, self.widths)
 
     @property
     def features(self) -> int:
@@ -51,7 +45,7 @@ class ClassifierConfig:
         return self.widths[-1]
 
 
-class ConvUnit(nn.Module):
+class ConvUnit(FoldingUnit):
     """3×3 convolution, batch normalisation, SiLU. Smooth, so that features move smoothly with the image."""
 
     def __init__(self, width_in: int, width_out: int, stride: int = 1):
@@ -61,12 +55,6 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.silu(self.norm(self.conv(x)))
-
-    def fold(self) -> None:
-        """Multiply the normalisation into the convolution (evaluation mode only)."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
 
 
 class ResidualBlock(nn.Module):
@@ -95,21 +83,14 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: the last feature map averaged over its pixels, (B, config.features)."""
-        expected = (self.config.channels, self.config.size, self.config.size)
-        if tuple(x.shape[1:]) != expected:
-            raise OptionError(f"images have shape {tuple(x.shape[1:])}: this classifier accepts {expected}")
-        return self.body(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return self.body(as_input(x, self.config)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
 
     def fold(self) -> Classifier:
         """This network, in evaluation mode, with every batch normalisation folded into its convolution (in place)."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, ConvUnit):
-                module.fold()
-        return self
+        return folded(self)
 
 
 Network = Classifier | WhitenedClassifier

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pndm.errors import OptionError
+from pndm.metrics.folding import FoldingUnit, as_input, check_architecture, folded
 
 WHITENING_FLOOR = 1.2e-4  # added to the variances of patches in [-1, 1]: rare directions would be noise, amplified
 
@@ -29,13 +29,7 @@ class WhitenedConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # a list when it comes from JSON
-        numbers = {"channels": self.channels, "classes": self.classes}
-        numbers |= {f"widths[{i}]": width for i, width in enumerate(self.widths)}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(f"classifier option {name} is {value!r}: a whole number of at least 1 is accepted")
-        if not self.widths:
-            raise OptionError("classifier option widths is empty: at least one number of channels is accepted")
+        check_architecture({"channels": self.channels, "classes": self.classes}, self.widths)
         if not isinstance(self.size, int) or (self.size - 1) >> len(self.widths) < 1:
             raise OptionError(
                 f"classifier option size is {self.size!r}: {len(self.widths)} blocks need at least "
@@ -48,7 +42,7 @@ class WhitenedConfig:
         return self.widths[-1]
 
 
-class PooledUnit(nn.Module):
+class PooledUnit(FoldingUnit):
     """3×3 convolution, 2×2 maximum when `pool`, normalisation with a bias only, GELU."""
 
     def __init__(self, width_in: int, width_out: int, pool: bool):
@@ -61,12 +55,6 @@ class PooledUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.gelu(self.norm(self.pool(self.conv(x))))
-
-    def fold(self) -> None:
-        """Multiply the normalisation into the convolution (evaluation mode only)."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
 
 
 class WhitenedClassifier(nn.Module):
@@ -100,10 +88,7 @@ class WhitenedClassifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: the maximum of the last feature map over its pixels, (B, config.features)."""
-        expected = (self.config.channels, self.config.size, self.config.size)
-        if tuple(x.shape[1:]) != expected:
-            raise OptionError(f"images have shape {tuple(x.shape[1:])}: this classifier accepts {expected}")
-        x = self.whitening(x.contiguous(memory_format=torch.channels_last))
+        x = self.whitening(as_input(x, self.config))
         return self.body(nn.functional.gelu(x)).amax((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,8 +96,4 @@ class WhitenedClassifier(nn.Module):
 
     def fold(self) -> WhitenedClassifier:
         """This network, in evaluation mode, with every normalisation folded into its convolution (in place)."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, PooledUnit):
-                module.fold()
-        return self
+        return folded(self)

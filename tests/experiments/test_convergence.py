@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import pndm
 from tests.experiments.conftest import run_main
 
 SMALL = ["experiment=convergence", "samples=6", "progress=false"]
@@ -140,7 +141,7 @@ def test_a_run_that_blows_up_is_a_row_without_error(monkeypatch, tmp_path, capsy
     def explode(*args, **kwargs):
         raise convergence.ModelError("the model returned NaN")
 
-    monkeypatch.setattr(convergence.pndm, "solve", explode)
+    monkeypatch.setattr(pndm, "solve", explode)
     code = run_main(
         monkeypatch, *SMALL, "experiment.solvers=[ddim]", "experiment.steps=[5,10,20]", f"output={tmp_path}",
         "experiment.cache=null", "experiment.local=false",
