@@ -14,13 +14,15 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pndm.denoisers import Model
+from pndm.errors import OptionError
+from pndm.models.compiled import Shape, ahead_of_time, example
 from pndm.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -40,46 +42,64 @@ class Fast:
 def fast(trained: Pretrained, schedule: Schedule, batch: int) -> Fast:
     """`trained.eps(schedule)` for states of up to `batch` samples, as cheap as this machine allows.
 
-    Compiled for that one batch: smaller ones are filled up. torch keeps what it compiled for later processes. Where
-    there is no compiler, or compiling fails, a warning says so and the network runs as it is. On a GPU an evaluation is
-    one CUDA graph, whose answer is copied out, since the next evaluation overwrites it. Half precision stays inside the
-    network: states, and eps in them, keep theirs.
+    Compiled for that one batch: smaller ones are filled up, larger ones refused. What was compiled is kept for later
+    processes. Where there is no compiler, or compiling fails, a warning says so and the network runs as it is. Half
+    precision stays inside the network: states, and eps in them, keep theirs.
     """
-    device = next(trained.network.parameters()).device
+    network = trained.network
+    device = next(network.parameters()).device
     bfloat16 = has_bfloat16(device)
 
-    def of(network: Any) -> Model:
-        inner = dataclasses.replace(trained, network=network).eps(schedule)
+    def halved(x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            return network(x, t)
 
-        def eps(x: Tensor, t: Tensor) -> Tensor:
-            missing = batch - len(x)
-            if missing > 0:
-                x, t = F.pad(x, [0, 0] * (x.dim() - 1) + [0, missing]), F.pad(t, (0, missing))
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                answer = inner(x, t)
-            answer = answer[: batch - missing] if missing > 0 else answer
-            return answer.clone() if device.type == "cuda" else answer
+    def of(network: Model) -> Model:
+        return dataclasses.replace(trained, network=network).eps(schedule)  # type: ignore[arg-type]
 
-        return eps
-
-    plain = Fast(of(trained.network), bfloat16, False, 0.0)
+    plain = Fast(of(halved), bfloat16, False, 0.0)
     if not has_compiler(device):
         warnings.warn("no C++ compiler (CPU) or no triton (GPU): the network runs uncompiled", stacklevel=2)
         return plain
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    compiled = of(torch.compile(trained.network, dynamic=False, mode=mode))
-    dtype = next(trained.network.parameters()).dtype
     start = time.perf_counter()
     try:
-        with torch.no_grad():
-            for _ in range(3):  # a CUDA graph is recorded on the second call
-                compiled(
-                    torch.zeros(batch, *trained.shape, dtype=dtype, device=device), torch.zeros(batch, device=device)
-                )
-    except torch._dynamo.exc.TorchDynamoException as error:
+        if device.type == "cuda":
+            made = graphed(network, batch, trained.shape, bfloat16)
+        else:
+            made = ahead_of_time(network, batch, trained.shape, bfloat16)
+    except (RuntimeError, OSError) as error:
         warnings.warn(f"the network runs uncompiled, as compiling it failed: {error}".split("\n")[0], stacklevel=2)
         return plain
-    return Fast(compiled, bfloat16, True, time.perf_counter() - start)
+    return Fast(of(filled(made, batch, trained.shape)), bfloat16, True, time.perf_counter() - start)
+
+
+def filled(network: Model, batch: int, shape: Shape) -> Model:
+    """For any number of samples up to `batch`, from a network for just that many, in contiguous memory."""
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        count = len(x)
+        if count > batch or x.shape[1:] != shape:  # compiled code does not look, and would read beyond its memory
+            raise OptionError(f"states of shape {tuple(x.shape)}: compiled for {shape}, and at most {batch} at once")
+        if count < batch:
+            x, t = F.pad(x, [0, 0] * (x.dim() - 1) + [0, batch - count]), F.pad(t, (0, batch - count))
+        return network(x.contiguous(), t.contiguous())[:count]
+
+    return call
+
+
+def graphed(network: nn.Module, batch: int, shape: Shape, bfloat16: bool) -> Model:
+    """On a GPU an evaluation is one CUDA graph, whose answer is copied out, since the next evaluation overwrites it."""
+    compiled = torch.compile(network, dynamic=False, mode="reduce-overhead")
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
+            return compiled(x, t).clone()
+
+    x, t = example(network, batch, shape)
+    with torch.no_grad():
+        for _ in range(3):  # a graph is recorded on the second call
+            call(x, t)
+    return call
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pndm import schedules, solve
+from pndm.errors import OptionError
 from pndm.models import fast as module
 from pndm.models import pretrained
 from pndm.models.fast import fast
@@ -37,25 +38,32 @@ def test_without_compiler_and_bfloat16_it_is_the_exact_model(trained, monkeypatc
 def test_a_smaller_batch_is_filled_up_and_cut_again(trained, monkeypatch, schedule):
     path = schedules.create(schedule)
     seen = []
-    network = trained.network
-    monkeypatch.setattr(torch, "compile", lambda network, **options: lambda x, t: seen.append(len(x)) or network(x, t))
-    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
+
+    def made(network, batch, shape, bfloat16):
+        return lambda x, t: seen.append((len(x), len(t), x.is_contiguous())) or network(x, t)
+
+    monkeypatch.setattr(module, "ahead_of_time", made)
     found = fast(trained, path, batch=5)
     assert found.compiled
-    x, t = noise(3, trained), torch.tensor([900.0, 500.0, 20.0])
+    x, t = noise(3, trained).to(memory_format=torch.channels_last), torch.tensor([900.0, 500.0, 20.0])
     torch.testing.assert_close(found.model(x, t), trained.eps(path)(x, t), rtol=0, atol=2e-5)
-    assert set(seen) == {5}
-    assert network is trained.network
+    assert set(seen) == {(5, 5, True)}
 
 
-def test_when_compiling_fails_it_runs_uncompiled(trained, monkeypatch):
-    def fails(network, **options):
-        def call(x, t):
-            raise torch._dynamo.exc.Unsupported("no such thing")
+@pytest.mark.parametrize("shape", [(6, 1, 28, 28), (2, 1, 32, 32)])
+def test_what_it_was_not_compiled_for_is_refused(trained, monkeypatch, shape):
+    monkeypatch.setattr(module, "ahead_of_time", lambda network, *_: network)
+    found = fast(trained, LINEAR, batch=5)
+    with pytest.raises(OptionError, match=r"compiled for \(1, 28, 28\), and at most 5 at once"):
+        found.model(torch.zeros(shape), torch.full(shape[:1], 500.0))
 
-        return call
 
-    monkeypatch.setattr(torch, "compile", fails)
+@pytest.mark.parametrize("error", [RuntimeError("no such thing"), OSError("no such thing")])
+def test_when_compiling_fails_it_runs_uncompiled(trained, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(module, "ahead_of_time", fails)
     with pytest.warns(UserWarning, match="runs uncompiled, as compiling it failed: no such thing"):
         found = fast(trained, LINEAR, batch=2)
     assert not found.compiled
@@ -72,13 +80,3 @@ def test_bfloat16_is_inside_the_network_only(trained, monkeypatch):
     assert half.dtype == torch.float32
     apart = (half - exact).square().mean().sqrt()
     assert 1e-4 < apart < 0.05  # felt, and small beside the images' own deviation of 0.7
-
-
-@pytest.mark.slow
-def test_compiled(trained):
-    found = fast(trained, LINEAR, batch=4)
-    assert found.compiled
-    assert found.compile_seconds > 0
-    x = noise(3, trained)
-    exact, compiled = (solve(model, x, solver="plms", steps=10).x for model in (trained.eps(LINEAR), found.model))
-    assert (compiled - exact).square().mean().sqrt() < 0.05
