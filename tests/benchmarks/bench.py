@@ -64,7 +64,7 @@ def their_loop(network: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor
     scheduler.set_timesteps(STEPS)
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(network(x, t.expand(len(x))), t, x).prev_sample
+            x = scheduler.step(network(x, t.to(x.device).expand(len(x))), t, x).prev_sample
     return x
 
 
@@ -112,17 +112,23 @@ def whole() -> dict[str, Any]:
     return {"ratio": median_ratio(seconds["solve"], seconds["bare"]), "batch": BATCH, "steps": STEPS}
 
 
-@cache
-def cifar() -> tuple[Any, pretrained.Pretrained, Fast]:
-    """diffusers' network, ours with the same (random) weights, and that made fast for batches of 4."""
+def both(config: dict[str, Any], device: str = "cpu") -> tuple[Any, pretrained.Pretrained]:
+    """diffusers' network, and ours with the same (random) weights."""
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
-    theirs = UNet2DModel(**CIFAR).eval().requires_grad_(False)
-    ours = UNet(UNetConfig.from_diffusers(CIFAR)).eval().requires_grad_(False)
+    theirs = UNet2DModel(**config).eval().requires_grad_(False).to(device)
+    ours = UNet(UNetConfig.from_diffusers(config)).eval().requires_grad_(False).to(device)
     ours.load_state_dict(theirs.state_dict())
     ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = pretrained.Pretrained(ours, (3, 32, 32), LINEAR, "eps", "none", {})
+    shape = (ours.config.in_channels, ours.config.image_size, ours.config.image_size)
+    return theirs, pretrained.Pretrained(ours, shape, LINEAR, "eps", "none", {})
+
+
+@cache
+def cifar() -> tuple[Any, pretrained.Pretrained, Fast]:
+    """Both networks for CIFAR-10, and ours made fast for batches of 4."""
+    theirs, trained = both(CIFAR)
     return theirs, trained, fast(trained, LINEAR, batch=4)
 
 
