@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pndm.noise import SampleNoise
 from pndm.solve import Model
 
 SHOWN = 64
+DIVERGED = 5.0  # of a network that works, the largest value seen is below 2
 COMPARED = 4  # samples that a fast run makes again with exact evaluations
 
 
@@ -59,10 +61,17 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "speed": {"mode": cfg.speed, **(told(faster, error) if faster else {})},
         "metrics": measuring.measured(measurement, parts(out)),
     }  # fmt: skip
-    records.write(out / "samples.png", figures.image_grid(to_uint8(first(out, SHOWN).float())))
+    shown = first(out, SHOWN).float()
+    records.write(out / "samples.png", figures.image_grid(to_uint8(shown)))
     records.write_record(out, record)
     tidy(out)
     print(report(record, out))
+    if (largest := shown.abs().max().item()) > DIVERGED:
+        print(
+            f"the run has diverged: values up to {largest:.3g} in images of range [-1, 1]. Methods with the weights of "
+            "equal steps do so where alpha is near 0 at the start, as on the cosine schedule: try grid=leading",
+            file=sys.stderr,
+        )
     return record
 
 

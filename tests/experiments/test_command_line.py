@@ -167,3 +167,11 @@ def test_a_sweep_ends_with_one_table(checkpoint, tmp_path):
     assert [line.split(",")[nfe] for line in table[1:]] == ["4", "6", "13", "15"]
     assert (tmp_path / "strip.png").exists()
     assert (tmp_path / "strip.svg").exists()
+
+
+def test_a_run_that_has_diverged_says_so(monkeypatch, tmp_path, capsys):
+    options = ["schedule=cosine", "solver=plms", "steps=5", "samples=1", "progress=false"]
+    assert run_main(monkeypatch, *options, f"output={tmp_path / 'uniform'}") == 0
+    assert "the run has diverged: values up to" in capsys.readouterr().err
+    assert run_main(monkeypatch, *options, "grid=leading", f"output={tmp_path / 'leading'}") == 0
+    assert "diverged" not in capsys.readouterr().err
