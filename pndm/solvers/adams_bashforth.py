@@ -67,7 +67,7 @@ class AdamsBashforth(Solver):
     DPM-Solver++, Lu et al. 2022; iPNDM, Zhang & Chen 2023, appendix; variable steps: Hairer, Norsett & Wanner, chapter
     III.5. Shapes: x (B, *shape), any float dtype; keeps order - 1 directions of that shape.
     Fails: clock steps has order 1 where neighbouring steps stay unequal (on smoothly graded grids such as karras, 2).
-    With clock steps on the manifold a run that starts where alpha is near 0 (cosine's last index) diverges: start lower.
+    With clock steps on the manifold, a run from where alpha is near 0 (cosine's last index) diverges: start lower.
     High order on few steps extrapolates beyond what the evaluations tell. With x0 and clock lam, a step into sigma = 0
     has order 1, as lam is infinite there.
     """

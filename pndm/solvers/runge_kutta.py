@@ -72,8 +72,8 @@ class RungeKutta(Solver):
     Butcher's classical tableaux; pseudo_heun without its last step is Algorithm 1 of Karras et al. 2022 without churn.
     Shapes: x (B, *shape), any float dtype.
     Fails: asks for eps at the step's end, which does not exist where sigma = 0. A step to such a time is made with the
-    tableau's open relative instead (RK4: midpoint, Heun: Euler). On the manifold with clock t a step from where alpha is
-    near 0 (cosine's last index) diverges: start lower.
+    tableau's open relative instead (RK4: midpoint, Heun: Euler). On the manifold with clock t, a step from where
+    alpha is near 0 (cosine's last index) diverges: start lower.
     """
 
     def __init__(self, tableau: str = "rk4", transfer: str = "manifold", clock: str = "t"):
