@@ -18,10 +18,10 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     fastest = float("inf")
     for _ in range(REPEATS + 1):  # the first one warms up, and is never the fastest
-        _wait(device)
+        wait(device)
         began = time.perf_counter()
         a @ b
-        _wait(device)
+        wait(device)
         fastest = min(fastest, time.perf_counter() - began)
     return 2 * size**3 / fastest
 
@@ -47,6 +47,7 @@ def throughput(network: nn.Module, image: Tensor, bf16: bool, images: int, secon
     }
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -68,6 +68,14 @@ def their_loop(network: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor
     return x
 
 
+def beside_diffusers(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """The median seconds of each, and as a share of diffusers'."""
+    return {
+        name: {"seconds": statistics.median(taken), "ratio": median_ratio(taken, seconds["diffusers"])}
+        for name, taken in seconds.items()
+    }
+
+
 def rms(x: Tensor, reference: Tensor) -> float:
     return (x.double() - reference.double()).square().mean().sqrt().item()
 
@@ -169,11 +177,7 @@ def pipeline() -> dict[str, Any]:
         "fast": lambda: solved(quick.model, x, "ipndm"),
     }
     seconds = in_turn(runs, rounds=2)
-    rows = {
-        name: {"seconds": statistics.median(taken), "ratio": median_ratio(taken, seconds["diffusers"])}
-        for name, taken in seconds.items()
-    }
-    return {"batch": 4, "steps": STEPS, "rows": rows}
+    return {"batch": 4, "steps": STEPS, "rows": beside_diffusers(seconds)}
 
 
 def end_to_end() -> dict[str, Any]:
@@ -199,11 +203,7 @@ def end_to_end() -> dict[str, Any]:
     errors |= {key: rms(runs[key]()[:8], reference) for key in ("best", "best, fast")}
     best = {"solver": name, "grid": grid, "evaluations": steps}
     seconds = in_turn(runs, rounds=5)
-    rows = {
-        name: {"seconds": statistics.median(taken), "ratio": median_ratio(taken, seconds["diffusers"]),
-               "error": errors[name]}
-        for name, taken in seconds.items()
-    }  # fmt: skip
+    rows = {name: {**row, "error": errors[name]} for name, row in beside_diffusers(seconds).items()}
     return {"batch": BATCH, "steps": STEPS, "seed": 0, "error_samples": 8, "best": best, "rows": rows}
 
 

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import pndm
-from experiments.matrix_peak import matrix_peak
+from experiments.matrix_peak import matrix_peak, wait
 from pndm.models.fast import fast, has_compiler
 from pndm.models.pretrained import Pretrained
 from pndm.noise import SampleNoise
-from tests.benchmarks.bench import CIFAR, both, their_loop
+from tests.benchmarks.bench import CIFAR, both, solved, their_loop
 from tests.benchmarks.peers import LINEAR, STEPS
 from tests.benchmarks.timing import in_turn, median_ratio
 
@@ -44,8 +43,8 @@ def measure(
         quick = fast(trained, LINEAR, batch)
         runs: dict[str, Images] = {
             **their_runs(theirs, x),
-            "exact": our_run(trained.network, x, steps),
-            "fast": our_run(quick.model, x, steps),
+            "exact": lambda x=x: solved(trained.network, x, "ipndm", steps),
+            "fast": lambda x=x, quick=quick: solved(quick.model, x, "ipndm", steps),
         }
         seconds = in_turn({name: waited(run, device) for name, run in runs.items()}, rounds)
         rows[batch] = {
@@ -67,10 +66,6 @@ def measure(
         "torch": torch.__version__, "seed": 0, "steps": steps, "evaluations": {"diffusers": STEPS + 9, "ours": steps},
         "matrix_peak": peak, "operations_per_evaluation": each, "batches": rows,
     }  # fmt: skip
-
-
-def our_run(model: Any, x: Tensor, steps: int) -> Images:
-    return lambda: pndm.solve(model, x, solver="ipndm", steps=steps, schedule=LINEAR).x
 
 
 def their_runs(theirs: Any, x: Tensor) -> dict[str, Images]:
@@ -97,8 +92,7 @@ def waited(run: Images, device: torch.device) -> Images:
 
     def call() -> Tensor:
         images = run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         return images
 
     return call
