@@ -3,11 +3,12 @@
 A sweep ends with it by itself. Everything is made from the records and samples on disk, so it can be made again at any
 time. Runs that differ in their seed alone are one row. Cost is compared by evaluations (nfe) and seconds, never by
 steps. Whether two rows differ is told from the bootstrap of their difference, which is sharper than their intervals
-where both started from the same noise.
+where both started from the same noise; `--against "ddim 1000"` adds a table of the differences to one row.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +31,19 @@ class CompareAfterSweep(Callback):
             compare([folder], folder)
 
 
-def compare(folders: Sequence[Path], out: Path) -> None:
-    """Write comparison.csv, comparison.md and the figures into `out`, and print the table."""
+def compare(folders: Sequence[Path], out: Path, against: str | None = None) -> None:
+    """Write comparison.csv, comparison.md and the figures into `out`, and print the table.
+
+    against: a label and a number of steps, the row to which differences are given. Raises OptionError without records,
+    or without that row.
+    """
     found, left_out = find(folders)
     for reason in left_out:
         print(f"LEFT OUT: {reason}", file=sys.stderr)
     if not found:
         raise OptionError(f"no records of sampling runs below {', '.join(map(str, folders))}")
     table = rows(found)
+    base = None if against is None else comparison_table.find_row(table, against)
     written = []
     for name in comparison_table.metric_names(table):
         records.write_figure(out, name, comparison_figures.quality(table, name))
@@ -47,22 +53,26 @@ def compare(folders: Sequence[Path], out: Path) -> None:
         records.write_figure(out, "strip", images)
         written.append("strip.png")
     records.write(out / "comparison.csv", comparison_table.as_csv(table))
-    records.write(out / "comparison.md", comparison_table.as_markdown(table, left_out, written))
-    print(comparison_table.as_text(table, left_out))
+    records.write(out / "comparison.md", comparison_table.as_markdown(table, left_out, written, base))
+    print(comparison_table.as_text(table, left_out, base))
     for name in ("comparison.csv", "comparison.md", *written):
         print(f"wrote {out / name}")
 
 
 def main(arguments: Sequence[str]) -> int:
     """`python -m experiments.compare FOLDER...`: compares all runs below the folders, into the first of them."""
-    folders = [Path(argument) for argument in arguments]
+    parser = argparse.ArgumentParser("python -m experiments.compare", description="One table and figures from records.")
+    parser.add_argument("folders", nargs="*", type=Path, help="all runs below them; the first takes what is made")
+    parser.add_argument("--against", metavar='"SOLVER STEPS"', help='the row to give differences to, as "ddim 1000"')
+    given = parser.parse_args(arguments)
+    folders = given.folders
     try:
         if not folders:
             raise OptionError("give at least one folder with runs, such as outputs/ or multirun/")
         for folder in folders:
             if not folder.is_dir():
                 raise OptionError(f"{folder} is not a folder")
-        compare(folders, folders[0])
+        compare(folders, folders[0], given.against)
     except OptionError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

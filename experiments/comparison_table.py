@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from experiments.comparison import Measured, Row, solver_options
-from pndm.metrics.estimate import differ
+from pndm.errors import unknown_name
+from pndm.metrics.estimate import differ, difference
 
 HIGHER_IS_BETTER = ("paired_psnr", "precision", "recall")
 BUDGETS = (5, 10, 20, 50, 100, 250, 1000)  # evaluations
@@ -21,22 +22,22 @@ def metric_names(table: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in table for name in row.metrics))
 
 
-def as_text(table: Sequence[Row], left_out: Sequence[str]) -> str:
-    """For the screen."""
-    head, lines = _cells(table)
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *lines]]
-    text += ["", about(table), *ranking(table), *agreement(table)]
+def as_text(table: Sequence[Row], left_out: Sequence[str], base: Row | None = None) -> str:
+    """For the screen; with the differences of all rows to `base`, where one is given."""
+    text = [*_columns(*_cells(table)), "", about(table), *ranking(table), *agreement(table)]
+    if base is not None:
+        text += ["", *_columns(*differences(table, base)), "", about_differences(base)]
     if left_out:
         text.append(f"LEFT OUT of this table: {len(left_out)} records that cannot be relied on, named above")
     return "\n".join(text)
 
 
-def as_markdown(table: Sequence[Row], left_out: Sequence[str], pictures: Sequence[str]) -> str:
-    """For a report: the table, what it says in words, what was left out, and the figures."""
-    head, lines = _cells(table)
-    text = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
-    text += ["", about(table), "", *(f"- {line}" for line in (*ranking(table), *agreement(table)))]
+def as_markdown(table: Sequence[Row], left_out: Sequence[str], pictures: Sequence[str], base: Row | None = None) -> str:
+    """For a report: the table, what it says in words, the differences to `base`, what was left out, and the figures."""
+    said = [f"- {line}" for line in (*ranking(table), *agreement(table))]
+    text = [*_piped(*_cells(table)), "", about(table), "", *said]
+    if base is not None:
+        text += ["", *_piped(*differences(table, base)), "", about_differences(base)]
     if left_out:
         text += ["", "**Left out**, as they cannot be relied on:", "", *(f"- {reason}" for reason in left_out)]
     return "\n".join([*text, "", *(f"![{name}]({name})" for name in pictures), ""])
@@ -143,6 +144,44 @@ def agreement(table: Sequence[Row]) -> list[str]:
     return said
 
 
+def find_row(table: Sequence[Row], asked: str) -> Row:
+    """The row of a label and a number of steps, as "ddim 1000". Raises OptionError, with what there is."""
+    names = {f"{row.label} {row.steps}": row for row in table}
+    if asked not in names:
+        raise unknown_name("row for --against", asked, tuple(names))
+    return names[asked]
+
+
+def differences(table: Sequence[Row], base: Row) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table of how far each row is from `base`, metric by metric."""
+    names = list(base.metrics)
+    others = [row for row in table if row is not base]
+    lines = [[row.label, str(row.steps), str(row.nfe), *(_apart(row, base, name) for name in names)] for row in others]
+    return ["solver", "steps", "nfe", *names], lines
+
+
+def about_differences(base: Row) -> str:
+    """What the differences are."""
+    return (
+        f"Differences to {base.label} in {base.steps} steps (nfe {base.nfe}), in brackets their 95 % intervals: "
+        "samples of one seed and index are resampled together, so what two runs have in common is not in them."
+    )
+
+
+def _apart(row: Row, base: Row, name: str) -> str:
+    """One difference; values of unlike numbers of samples have unlike biases and are not compared."""
+    mine, its = row.metrics.get(name), base.metrics[name]
+    if mine is None:
+        return ""
+    if mine.n != its.n:
+        return f"of {mine.n} samples, not {its.n}"
+    found = difference(_pair(mine), _pair(its))
+    if found is None:
+        return f"{mine.value - its.value:+.3g}"
+    value, half = found
+    return f"{value:+.3g} [{value - half:+.3g}, {value + half:+.3g}]"
+
+
 def _pair(metric: Measured) -> tuple[float, tuple[float, ...]]:
     return metric.value, metric.resamples
 
@@ -155,6 +194,17 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         cells = [row.label, str(row.steps), str(row.nfe), f"{row.seconds:.3g}", f"{row.seconds_per_image:.3g}"]
         lines.append([*cells, *(_cell(row.metrics.get(name)) for name in names)])
     return head, lines
+
+
+def _columns(head: list[str], lines: list[list[str]]) -> list[str]:
+    """A table for the screen."""
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *lines]]
+
+
+def _piped(head: list[str], lines: list[list[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def _cell(metric: Measured | None) -> str:

@@ -85,13 +85,22 @@ def quantile(resamples: int) -> float:
     return float(stdtrit(resamples - 1, (1 + LEVEL) / 2))
 
 
-def differ(a: tuple[float, Sequence[float]], b: tuple[float, Sequence[float]]) -> bool | None:
-    """Whether two values, each with its resamples, differ at 95 %; None where there are no resamples to tell by."""
+def difference(a: tuple[float, Sequence[float]], b: tuple[float, Sequence[float]]) -> tuple[float, float] | None:
+    """a less b, and how far the 95 % interval of that reaches to each side, of two values, each with its resamples.
+
+    None where there are no resamples to tell by.
+    """
     count = min(len(a[1]), len(b[1]))
     if count < 2:
         return None
     between = np.subtract(a[1][:count], b[1][:count])
-    return bool(abs(a[0] - b[0]) > quantile(count) * between.std(ddof=1))
+    return a[0] - b[0], quantile(count) * float(between.std(ddof=1))
+
+
+def differ(a: tuple[float, Sequence[float]], b: tuple[float, Sequence[float]]) -> bool | None:
+    """Whether two values, each with its resamples, differ at 95 %; None where there are no resamples to tell by."""
+    found = difference(a, b)
+    return None if found is None else abs(found[0]) > found[1]
 
 
 def check_enough(metric: str, n: int, least: int) -> None:

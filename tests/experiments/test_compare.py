@@ -83,6 +83,39 @@ def test_all_files_are_made_and_remade_by_the_command(tmp_path, capsys):
     assert (tmp_path / "comparison.md").read_text() == before
 
 
+def test_differences_to_a_row_are_told_by_what_two_runs_do_not_share(tmp_path, capsys):
+    """Two intervals of +-0.2 that overlap, and a difference that is known to 1e-6: the resamples are the same."""
+    write_run(tmp_path, "ddim", 1000, 0, 1.01)
+    write_run(tmp_path, "plms", 50, 0, 1.0)
+    assert compare.main([str(tmp_path), "--against", "ddim 1000"]) == 0
+    assert "plms     50   51  -0.01 [-0.01, -0.01]  -0.01 [-0.01, -0.01]" in capsys.readouterr().out
+    page = (tmp_path / "comparison.md").read_text()
+    assert "| plms | 50 | 51 | -0.01 [-0.01, -0.01] |" in page
+    assert "Differences to ddim in 1000 steps (nfe 1001)" in page
+    assert compare.main([str(tmp_path)]) == 0
+    assert "Differences to" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_values_of_other_numbers_of_samples_are_not_subtracted(tmp_path, capsys):
+    """Their biases are unlike: a Frechet distance of fewer samples is larger, whatever the solver."""
+    write_run(tmp_path, "ddim", 1000, 0, 1.0)
+    path = write_run(tmp_path, "plms", 50, 0, 1.0)
+    record = records.read_record(path)
+    record["metrics"]["kid"]["n"] = 32
+    del record["metrics"]["paired_rmse"]
+    records.write_record(path.parent, record)
+    compare.compare([tmp_path], tmp_path, against="ddim 1000")
+    assert "| plms | 50 | 51 |  | of 32 samples, not 64 |" in (tmp_path / "comparison.md").read_text()
+    assert "LEFT OUT" not in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_there_is_a_sentence(tmp_path, capsys):
+    write_run(tmp_path, "ddim", 1000, 0, 1.0)
+    assert compare.main([str(tmp_path), "--against", "dim 1000"]) == 2
+    assert "unknown row for --against 'dim 1000': did you mean 'ddim 1000'?" in capsys.readouterr().err
+    assert not (tmp_path / "comparison.md").exists()
+
+
 def edited(path: Path) -> None:
     record = json.loads(path.read_text())
     record["metrics"]["kid"]["value"] = 0.0
