@@ -26,10 +26,12 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / fastest
 
 
-def training_operations(network: nn.Module, image: Tensor) -> int:
-    """Operations of convolutions, products and attention for one image (1, C, H, W), forwards and backwards."""
-    with FlopCounterMode(display=False) as counter:
-        network(image, torch.zeros(1, device=image.device)).sum().backward()
+def operations(network: nn.Module, image: Tensor, *, training: bool) -> int:
+    """Operations of convolutions, products and attention for one image (1, C, H, W); training: backwards too."""
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        answer = network(image, torch.zeros(1, device=image.device))
+        if training:
+            answer.sum().backward()
     for parameter in network.parameters():
         parameter.grad = None
     return counter.get_total_flops()
@@ -37,13 +39,13 @@ def training_operations(network: nn.Module, image: Tensor) -> int:
 
 def throughput(network: nn.Module, image: Tensor, bf16: bool, images: int, seconds: float) -> dict[str, float]:
     """What a run of so many images and seconds made of the device, for its record."""
-    operations = training_operations(network, image)
+    each = operations(network, image, training=True)
     peak = matrix_peak(image.device, torch.bfloat16 if bf16 else torch.float32)
     return {
         "images_per_second": round(images / seconds, 2),
-        "operations_per_image": operations,
+        "operations_per_image": each,
         "matrix_peak": round(peak),
-        "share_of_matrix_peak": round(operations * images / seconds / peak, 4),
+        "share_of_matrix_peak": round(each * images / seconds / peak, 4),
     }
 
 

@@ -22,15 +22,15 @@ from pndm.denoisers import Model
 Shape = tuple[int, int, int]
 
 
-class _Halved(nn.Module):
-    """A network under bfloat16 autocast where it is asked for: what is compiled must hold the casts."""
+class Halved(nn.Module):
+    """A network under bfloat16 autocast, as a module: what is compiled must hold the casts."""
 
-    def __init__(self, network: nn.Module, bfloat16: bool):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.network, self.halve = network, bfloat16
+        self.network = network
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.halve):
+        with torch.autocast(x.device.type, torch.bfloat16):
             return self.network(x, t)
 
 
@@ -39,15 +39,15 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pndm" / "compiled"
 
 
-def ahead_of_time(network: nn.Module, batch: int, shape: Shape, bfloat16: bool) -> Model:
+def ahead_of_time(network: nn.Module, batch: int, shape: Shape) -> Model:
     """`network` for states of exactly `batch` samples of `shape`, in the type of its weights, on the CPU.
 
     Compiling takes a minute or so, and milliseconds when a former process has done it. The package takes the size of
     the weights on disk. States must be contiguous. Raises RuntimeError or OSError where compiling fails.
     """
-    package = folder() / f"{_key(network, batch, shape, bfloat16)}.pt2"
+    package = folder() / f"{_key(network, batch, shape)}.pt2"
     if not package.exists():
-        _compile(_Halved(network, bfloat16).eval(), example(network, batch, shape), package)
+        _compile(network, example(network, batch, shape), package)
     try:
         return torch._inductor.aoti_load_package(str(package))
     except RuntimeError:  # damaged, or of another build of torch under the same version: made again next time
@@ -72,11 +72,11 @@ def _compile(network: nn.Module, example: tuple[Tensor, Tensor], package: Path) 
         os.replace(made, package)
 
 
-def _key(network: nn.Module, batch: int, shape: Shape, bfloat16: bool) -> str:
+def _key(network: nn.Module, batch: int, shape: Shape) -> str:
     """What a package depends on: code, weights, states, processor and threads."""
     found = hashlib.sha256(_code())
     threads = torch.get_num_threads()  # which the generated loops are cut for
-    found.update(f"{torch.__version__} {network} {batch} {shape} {bfloat16} {threads} {_processor()}".encode())
+    found.update(f"{torch.__version__} {network} {batch} {shape} {threads} {_processor()}".encode())
     for name, value in network.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pndm.denoisers import Model
 from pndm.errors import OptionError
-from pndm.models.compiled import Shape, ahead_of_time, example
+from pndm.models.compiled import Halved, Shape, ahead_of_time, example
 from pndm.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -46,27 +46,20 @@ def fast(trained: Pretrained, schedule: Schedule, batch: int) -> Fast:
     processes. Where there is no compiler, or compiling fails, a warning says so and the network runs as it is. Half
     precision stays inside the network: states, and eps in them, keep theirs.
     """
-    network = trained.network
-    device = next(network.parameters()).device
+    device = next(trained.network.parameters()).device
     bfloat16 = has_bfloat16(device)
-
-    def halved(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            return network(x, t)
+    network = Halved(trained.network).eval() if bfloat16 else trained.network
 
     def of(network: Model) -> Model:
         return dataclasses.replace(trained, network=network).eps(schedule)  # type: ignore[arg-type]
 
-    plain = Fast(of(halved), bfloat16, False, 0.0)
+    plain = Fast(of(network), bfloat16, False, 0.0)
     if not has_compiler(device):
         warnings.warn("no C++ compiler (CPU) or no triton (GPU): the network runs uncompiled", stacklevel=2)
         return plain
     start = time.perf_counter()
     try:
-        if device.type == "cuda":
-            made = graphed(network, batch, trained.shape, bfloat16)
-        else:
-            made = ahead_of_time(network, batch, trained.shape, bfloat16)
+        made = (graphed if device.type == "cuda" else ahead_of_time)(network, batch, trained.shape)
     except (RuntimeError, OSError) as error:
         warnings.warn(f"the network runs uncompiled, as compiling it failed: {error}".split("\n")[0], stacklevel=2)
         return plain
@@ -87,13 +80,12 @@ def filled(network: Model, batch: int, shape: Shape) -> Model:
     return call
 
 
-def graphed(network: nn.Module, batch: int, shape: Shape, bfloat16: bool) -> Model:
+def graphed(network: nn.Module, batch: int, shape: Shape) -> Model:
     """On a GPU an evaluation is one CUDA graph, whose answer is copied out, since the next evaluation overwrites it."""
     compiled = torch.compile(network, dynamic=False, mode="reduce-overhead")
 
     def call(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
-            return compiled(x, t).clone()
+        return compiled(x, t).clone()
 
     x, t = example(network, batch, shape)
     with torch.no_grad():

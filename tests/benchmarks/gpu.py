@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.matrix_peak import matrix_peak, wait
+from experiments.matrix_peak import matrix_peak, operations, wait
 from pndm.models.fast import fast, has_compiler
 from pndm.models.pretrained import Pretrained
 from pndm.noise import SampleNoise
@@ -36,7 +35,8 @@ def measure(
 ) -> dict[str, Any]:
     """All contenders at each batch size, on the device of the networks. `steps` are ours; diffusers makes its 50."""
     device = next(trained.network.parameters()).device
-    peak, each = matrix_peak(device, torch.bfloat16), operations(trained)
+    peak = matrix_peak(device, torch.bfloat16)
+    each = operations(trained.network, torch.zeros(1, *trained.shape, device=device), training=False)
     rows: dict[int, Any] = {}
     for batch in batches:
         x = SampleNoise(0, range(batch)).draw(trained.shape, device=device)
@@ -96,14 +96,6 @@ def waited(run: Images, device: torch.device) -> Images:
         return images
 
     return call
-
-
-def operations(trained: Pretrained) -> int:
-    """Of one evaluation of one sample: a multiplication and an addition are two."""
-    weight = next(trained.network.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trained.network(weight.new_zeros(1, *trained.shape), weight.new_zeros(1))
-    return counter.get_total_flops()
 
 
 def synchronisations(run: Images, device: torch.device) -> int | None:

@@ -5,7 +5,7 @@ import torch
 
 from pndm import schedules, solve
 from pndm.models import compiled, pretrained
-from pndm.models.compiled import ahead_of_time, example, folder
+from pndm.models.compiled import Halved, ahead_of_time, example, folder
 from pndm.models.fast import fast, has_compiler
 from pndm.models.unet import UNet, UNetConfig
 from pndm.noise import SampleNoise
@@ -32,31 +32,31 @@ def key(network, *arguments):
 
 
 def test_everything_that_a_package_depends_on_changes_its_name(network, monkeypatch):
-    names = {key(network, 2, SHAPE, False), key(network, 3, SHAPE, False), key(network, 2, SHAPE, True)}
-    names.add(key(network.double(), 2, SHAPE, False))
+    names = {key(network, 2, SHAPE), key(network, 3, SHAPE), key(Halved(network), 2, SHAPE)}
+    names.add(key(network.double(), 2, SHAPE))
     network.float()
-    assert key(network, 2, SHAPE, False) in names
+    assert key(network, 2, SHAPE) in names
     with torch.no_grad():
         network.conv_out.weight[0, 0, 0, 0] += 1
-    names.add(key(network, 2, SHAPE, False))
+    names.add(key(network, 2, SHAPE))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    names.add(key(network, 2, SHAPE, False))
+    names.add(key(network, 2, SHAPE))
     monkeypatch.setattr(compiled, "_processor", lambda: "another")
-    names.add(key(network, 2, SHAPE, False))
+    names.add(key(network, 2, SHAPE))
     assert len(names) == 7
 
 
 def test_memory_layout_does_not_change_it(network):
-    there = key(network, 2, SHAPE, False)
-    assert key(network.to(memory_format=torch.channels_last), 2, SHAPE, False) == there
+    there = key(network, 2, SHAPE)
+    assert key(network.to(memory_format=torch.channels_last), 2, SHAPE) == there
 
 
 def test_a_damaged_package_is_an_error_once_and_then_gone(network):
-    package = folder() / f"{key(network, 2, SHAPE, False)}.pt2"
+    package = folder() / f"{key(network, 2, SHAPE)}.pt2"
     package.parent.mkdir(parents=True)
     package.write_bytes(b"not a package")
     with pytest.raises(RuntimeError):
-        ahead_of_time(network, 2, SHAPE, False)
+        ahead_of_time(network, 2, SHAPE)
     assert not package.exists()
 
 
@@ -64,12 +64,12 @@ def test_a_damaged_package_is_an_error_once_and_then_gone(network):
 @pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler")
 def test_its_answers_are_the_network_s_and_a_second_call_compiles_nothing(network, monkeypatch):
     x, t = (torch.randn_like(part) for part in example(network, 2, SHAPE))
-    first = ahead_of_time(network, 2, SHAPE, False)(x, 500 + t)
+    first = ahead_of_time(network, 2, SHAPE)(x, 500 + t)
     torch.testing.assert_close(first, network(x, 500 + t), rtol=0, atol=1e-5)
     assert [path.suffix for path in folder().iterdir()] == [".pt2"]  # and nothing half-written
     assert folder().stat().st_mode & 0o077 == 0
     monkeypatch.setattr(torch.export, "export", lambda *_: pytest.fail("compiled again"))
-    assert torch.equal(ahead_of_time(network, 2, SHAPE, False)(x, 500 + t), first)
+    assert torch.equal(ahead_of_time(network, 2, SHAPE)(x, 500 + t), first)
 
 
 @pytest.mark.slow
