@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
+from types import ModuleType
 from typing import Any, cast
 
 import hydra
@@ -24,7 +25,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, claim, config, identity, measuring, processes, tensorboard
+from experiments.config import build, schema
+from experiments.measuring import metrics
+from experiments.runs import claim, identity, processes, tensorboard
 from pndm.errors import ModelError, OptionError, unknown_name
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
@@ -46,7 +49,7 @@ DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").default
 
 def main() -> int:
     """Run what sys.argv asks for; returns the exit code."""
-    config.register()
+    schema.register()
     try:
         if "--list" in sys.argv[1:]:
             print(listing())
@@ -81,15 +84,15 @@ def helped(overrides: list[str]) -> str:
 
 def choices(group: str) -> list[str]:
     """What a configuration group offers."""
-    if group in config.GROUPS:
-        return config.GROUPS[group].names()
+    if group in schema.GROUPS:
+        return schema.GROUPS[group].names()
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def listing() -> str:
     """Every choice of every group, one line each."""
     lines = []
-    for group, registry in config.GROUPS.items():
+    for group, registry in schema.GROUPS.items():
         lines += [f"{group}:"] + [f"  {name:16} {described(registry, name)}" for name in registry.names()] + [""]
     for group in FILE_GROUPS:
         lines.append(f"{group}:")
@@ -105,7 +108,7 @@ def listing() -> str:
 
 def described(registry: Registry[Any], name: str) -> str:
     """What `name` is, in a line; of a solver also its order and its evaluations a step."""
-    if registry is not config.GROUPS["solver"]:
+    if registry is not schema.GROUPS["solver"]:
         return registry.about(name)
     solver = registry.create(name)
     order = "stochastic" if solver.stochastic else f"order {solver.order}"
@@ -128,15 +131,15 @@ def points(arguments: list[str]) -> Iterator[list[str]]:
     for override in overrides:
         key = override.key_or_group
         values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
-        if key in (*config.GROUPS, *FILE_GROUPS):
+        if key in (*schema.GROUPS, *FILE_GROUPS):
             for value in values if values is not None else [override.value()]:
                 for name in _listed(value):
                     if name not in choices(key):
                         raise unknown_name(key, name, choices(key))
         elif key == "hydra/launcher":
             _check_launcher(str(override.value()))
-        elif "." not in key and "/" not in key and key not in config.Config.__dataclass_fields__ and key != "hydra":
-            raise unknown_name("option", key, config.Config.__dataclass_fields__)
+        elif "." not in key and "/" not in key and key not in schema.Config.__dataclass_fields__ and key != "hydra":
+            raise unknown_name("option", key, schema.Config.__dataclass_fields__)
         line = override.input_line or ""
         axes.append([line] if values is None else [f"{line.split('=', 1)[0]}={value}" for value in values])
     for point in itertools.product(*axes):
@@ -168,9 +171,9 @@ def _check_options(point: list[str]) -> None:
     chosen = dict(argument.split("=", 1) for argument in point if "=" in argument)
     for key in chosen:
         group, _, option = key.lstrip("+~").partition(".")
-        if group in config.GROUPS and option:
+        if group in schema.GROUPS and option:
             name = chosen.get(group, DEFAULTS[group])
-            if option not in (accepted := config.GROUPS[group].options(name)):
+            if option not in (accepted := schema.GROUPS[group].options(name)):
                 raise unknown_name(f"option of {group} {name}", option, accepted)
 
 
@@ -204,9 +207,9 @@ def check(overrides: list[str]) -> None:
             raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
                               f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
         if name == "sample":
-            measuring.check(cfg)
+            metrics.check(cfg)
         return
-    study = importlib.import_module(f"experiments.{name}")
+    study = _module(name)
     for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):
         if key in study.UNUSED:
             raise OptionError(f"{key}= has no effect in experiment={name}: use {study.UNUSED[key]}")
@@ -270,12 +273,18 @@ def _hydra_main(cfg: DictConfig) -> None:
 
 def _by_name(cfg: DictConfig, out: Path) -> None:
     """The function that has the name of its module and of the experiment."""
-    name = cfg.experiment.name
-    getattr(importlib.import_module(f"experiments.{name}"), name)(cfg, out)
+    getattr(_module(cfg.experiment.name), cfg.experiment.name)(cfg, out)
+
+
+def _module(name: str) -> ModuleType:
+    """Where an experiment that is named after its module is: by itself, or among the studies of solvers."""
+    folder = "experiments" if name in ("sample", "convert") else "experiments.studies"
+    return importlib.import_module(f"{folder}.{name}")
 
 
 def _train(cfg: DictConfig, out: Path) -> None:
-    from experiments.train import TrainConfig, train
+    from experiments.config.training import TrainConfig
+    from experiments.training.train import train
     from pndm.models.unet import UNetConfig
 
     architecture = UNetConfig.from_dict(cast(dict[str, Any], OmegaConf.to_object(cfg.model.architecture)))
@@ -283,7 +292,7 @@ def _train(cfg: DictConfig, out: Path) -> None:
 
 
 def _train_classifier(cfg: DictConfig, out: Path) -> None:
-    from experiments.train_classifier import train_classifier
-    from experiments.training_config import ClassifierTrainConfig
+    from experiments.config.training import ClassifierTrainConfig
+    from experiments.training.classifier import train_classifier
 
     train_classifier(cast(ClassifierTrainConfig, OmegaConf.to_object(cfg.experiment)), out, build.device(cfg))

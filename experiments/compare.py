@@ -17,8 +17,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from experiments import comparison_figures, comparison_table, records
-from experiments.comparison import find, rows
+from experiments.comparison import figures, report
+from experiments.comparison.rows import find, rows
+from experiments.runs import records
 from pndm.errors import OptionError
 
 
@@ -43,18 +44,18 @@ def compare(folders: Sequence[Path], out: Path, against: str | None = None) -> N
     if not found:
         raise OptionError(f"no records of sampling runs below {', '.join(map(str, folders))}")
     table = rows(found)
-    base = None if against is None else comparison_table.find_row(table, against)
+    base = None if against is None else report.find_row(table, against)
     written = []
-    for name in comparison_table.metric_names(table):
-        records.write_figure(out, name, comparison_figures.quality(table, name))
+    for name in report.metric_names(table):
+        records.write_figure(out, name, figures.quality(table, name))
         written.append(f"{name}.png")
-    images = comparison_figures.strip(table)
+    images = figures.strip(table)
     if images is not None:
         records.write_figure(out, "strip", images)
         written.append("strip.png")
-    records.write(out / "comparison.csv", comparison_table.as_csv(table))
-    records.write(out / "comparison.md", comparison_table.as_markdown(table, left_out, written, base))
-    print(comparison_table.as_text(table, left_out, base))
+    records.write(out / "comparison.csv", report.as_csv(table))
+    records.write(out / "comparison.md", report.as_markdown(table, left_out, written, base))
+    print(report.as_text(table, left_out, base))
     for name in ("comparison.csv", "comparison.md", *written):
         print(f"wrote {out / name}")
 

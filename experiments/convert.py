@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from experiments import identity, records
-from experiments.config import GROUPS, create
+from experiments.config.schema import GROUPS, create
+from experiments.runs import identity, records
 from pndm.errors import OptionError
 from pndm.models.diffusers_config import config_of
 from pndm.models.diffusers_folder import save_pipeline

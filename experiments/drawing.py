@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pndm
-from experiments import build, processes
-from experiments.shards import Shards
+from experiments.config import build
+from experiments.runs import processes
+from experiments.runs.shards import Shards
 from pndm.noise import SampleNoise
 from pndm.solve import Model
 

@@ -10,9 +10,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments import build, figures, identity, measuring, processes, records
+from experiments import figures
+from experiments.config import build
 from experiments.drawing import draw, solved, warmed_up
-from experiments.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
+from experiments.measuring import metrics
+from experiments.runs import identity, processes, records
+from experiments.runs.shards import FOLDER, TOGETHER, Shards, begun_with, first, parts, tidy
 from pndm.data import to_uint8
 from pndm.models import pretrained
 from pndm.models.fast import Fast, fast
@@ -34,7 +37,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
     faster = fast(trained, method.schedule, min(cfg.batch, cfg.samples)) if cfg.speed == "fast" else None
     model = faster.model if faster else exact
     warm_up = warmed_up(model, torch.zeros(min(cfg.batch, cfg.samples), *trained.shape, dtype=dtype, device=device))
-    measurement = measuring.make(cfg, trained.data, device)  # before the samples, as data or weights may be missing
+    measurement = metrics.make(cfg, trained.data, device)  # before the samples, as data or weights may be missing
     shards = Shards(out, head["key"], cfg.samples, cfg.batch)
     (out / TOGETHER).unlink(missing_ok=True)  # of a run that was killed before its record: made again from its batches
     draw(cfg, method, model, trained.shape, device, dtype, shards)
@@ -59,7 +62,7 @@ def sample(cfg: DictConfig, out: Path) -> dict[str, Any]:
         "seconds": round(seconds, 4),
         "seconds_per_image": round(seconds / cfg.samples, 6),
         "speed": {"mode": cfg.speed, **(told(faster, error) if faster else {})},
-        "metrics": measuring.measured(measurement, parts(out)),
+        "metrics": metrics.measured(measurement, parts(out)),
     }  # fmt: skip
     shown = first(out, SHOWN).float()
     records.write(out / "samples.png", figures.image_grid(to_uint8(shown)))

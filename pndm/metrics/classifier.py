@@ -1,6 +1,6 @@
 """A small image classifier whose penultimate features are the space in which `frechet_features` measures distance.
 
-It is trained by this project (experiments/train_classifier.py), so that the metric needs no download. It is shipped
+It is trained by this project (experiments/training/classifier.py), so that the metric needs no download. It is shipped
 folded: the batch normalisation is multiplied into the convolutions, which leaves only convolutions, SiLU and one
 dense layer, and makes an image's features independent of the batch it is in.
 """

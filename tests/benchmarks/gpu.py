@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.matrix_peak import matrix_peak, operations, wait
+from experiments.training.matrix_peak import matrix_peak, operations, wait
 from pndm.models.fast import fast, has_compiler
 from pndm.models.pretrained import Pretrained
 from pndm.noise import SampleNoise

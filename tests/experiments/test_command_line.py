@@ -126,7 +126,7 @@ def test_a_network_that_returns_nan_is_named(tmp_path):
 def test_list_has_a_line_for_everything(monkeypatch, capsys):
     assert run_main(monkeypatch, "--list") == 0
     shown = capsys.readouterr().out.splitlines()
-    for group in (*command_line.config.GROUPS, *command_line.FILE_GROUPS):
+    for group in (*command_line.schema.GROUPS, *command_line.FILE_GROUPS):
         for name in command_line.choices(group):
             line = next(line for line in shown if line.split()[:1] == [name])
             assert len(line.split()) > 3, f"{name} has no description"

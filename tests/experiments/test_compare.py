@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from experiments import compare, comparison, comparison_table, records
+from experiments import compare
+from experiments.comparison import report, rows
+from experiments.runs import records
 
 NAMES = ("paired_rmse", "kid")
 
@@ -41,7 +43,7 @@ def write_run(
 def test_seeds_are_one_row_with_a_narrower_interval(tmp_path):
     for seed in range(4):
         write_run(tmp_path, "ddim", 10, seed, 1.0 + 0.1 * seed)
-    (row,) = comparison.rows(comparison.find([tmp_path])[0])
+    (row,) = rows.rows(rows.find([tmp_path])[0])
     metric = row.metrics["paired_rmse"]
     assert row.seeds == [0, 1, 2, 3]
     assert metric.value == pytest.approx(1.15)
@@ -169,7 +171,7 @@ def test_what_tells_runs_apart_is_in_their_label(tmp_path):
     write_run(tmp_path, "deis", 10, 0, 1.0, order=2)
     write_run(tmp_path, "deis", 20, 0, 1.0, order=3)
     write_run(tmp_path, "ddim", 10, 0, 1.0, eta=0.0)
-    assert [row.label for row in comparison.rows(comparison.find([tmp_path])[0])] == [
+    assert [row.label for row in rows.rows(rows.find([tmp_path])[0])] == [
         "ddim",
         "deis order=2",
         "deis order=3",
@@ -180,5 +182,5 @@ def test_agreement_counts_pairs_that_two_seeds_order_alike(tmp_path):
     for seed, values in ((0, (1.0, 2.0, 3.0)), (1, (1.1, 3.0, 2.0))):
         for solver, value in zip(("ddim", "plms", "fon"), values, strict=True):
             write_run(tmp_path, solver, 10, seed, value)
-    said = comparison_table.agreement(comparison.rows(comparison.find([tmp_path])[0]))
+    said = report.agreement(rows.rows(rows.find([tmp_path])[0]))
     assert said[0].startswith("paired_rmse: of 3 pairs of rows whose intervals are apart in two seeds or more, 2 are")

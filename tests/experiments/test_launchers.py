@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from experiments import command_line, records
+from experiments import command_line
+from experiments.runs import records
 from tests.experiments.conftest import run_main
-from tests.experiments.test_identity import composed
+from tests.experiments.runs.test_identity import composed
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.train_classifier import noise_images
+from experiments.training.classifier import noise_images
 from pndm.data import load
 from pndm.errors import OptionError
 from pndm.metrics.frechet import feature_batches, frechet_features, load_feature_space, shipped

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.train_classifier import noise_images
+from experiments.training.classifier import noise_images
 from pndm.errors import OptionError
 from pndm.metrics import frechet
 from pndm.metrics.estimate import Estimate, Resampling

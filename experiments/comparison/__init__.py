@@ -1,0 +1,1 @@
+"""Rows, table and figures of a comparison, from records."""

@@ -1,0 +1,1 @@
+"""The typed configuration of run.py, and what is made of it."""

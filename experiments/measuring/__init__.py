@@ -1,0 +1,1 @@
+"""What runs and solvers are measured against: data, reference solutions, metrics."""

@@ -1,0 +1,1 @@
+"""A run on disk: what identifies it, who holds it, its record and its samples."""

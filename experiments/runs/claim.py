@@ -1,0 +1,75 @@
+"""A run is made by one process at a time, and not again when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.runs import identity, processes, records, shards
+from pndm.errors import OptionError
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder, rid of what a killed process left half-written; of torchrun's processes the first does.
+
+    Waits for another process that holds it; the system frees what a dead one held.
+    """
+    if processes.rank():
+        yield
+        return
+    path = out / ".lock"
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting: another process is making the run in {out}", flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise OptionError(f"output folder {out} cannot be written ({error.strerror or error})") from None
+    try:
+        for left in out.rglob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: who waited for it sees that and makes a new one
+        lock.release()
+
+
+def is_done(cfg: DictConfig, out: Path) -> bool:
+    """Whether the folder holds the result of this run, which is said. With force=true what is there is removed.
+
+    Raises OptionError when it holds the result of another run, which is not to be lost.
+    """
+    return processes.agreed([not processes.rank() and _is_done(cfg, out)])[0]
+
+
+def _is_done(cfg: DictConfig, out: Path) -> bool:
+    path = out / "record.json"
+    if cfg.force:
+        path.unlink(missing_ok=True)
+        shards.clear(out)
+        return False
+    if not path.exists():
+        return False
+    try:
+        record = records.read_record(path)
+    except OptionError as error:
+        print(f"made again: {error}", flush=True)
+        return False
+    if record.get("key") == identity.key(cfg):
+        shards.tidy(out)
+        print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
+        return True
+    config, stored = OmegaConf.to_container(cfg, resolve=True), record["config"]
+    assert isinstance(config, dict)
+    other = [str(name) for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
+    raise OptionError(
+        f"output={out} holds the result of another run, with other {', '.join(other) or 'weights, device or code'}: "
+        "choose another folder, or --force replaces it"
+    )

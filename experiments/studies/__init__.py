@@ -1,0 +1,1 @@
+"""Studies of solvers against a reference solution."""

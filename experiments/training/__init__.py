@@ -1,0 +1,1 @@
+"""Training of networks, and of the classifiers in whose features metrics look."""
