@@ -1,50 +1,30 @@
 """From the command line to an experiment: what run.py calls.
 
-Hydra composes the configuration. Before it does, everything chosen is checked here for every point of a sweep, so that
-a mistake is one sentence and exit code 2, and comes before the first job and not in the middle.
+Hydra composes the configuration. Before it does, everything chosen is checked for every point of a sweep, so that a
+mistake is one sentence and exit code 2, and comes before the first job and not in the middle.
 """
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import os
-import re
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from string import Template
-from types import ModuleType
 from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from experiments import checks
 from experiments.config import build, schema
-from experiments.measuring import metrics
+from experiments.config.composing import CONF, FILE_GROUPS, choices, composed
 from experiments.runs import claim, identity, processes, tensorboard
-from pndm.errors import ModelError, OptionError, unknown_name
+from pndm.errors import ModelError, OptionError
 from pndm.models.diffusers_folder import FILES
 from pndm.registry import Registry
 
-CONF = Path(__file__).parent.parent / "conf"
 HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # the launcher that runs one point after another
-PLUGINS = {"ray": "hydra_plugins.hydra_ray_launcher", "slurm": "hydra_plugins.hydra_submitit_launcher"}
-ROOM = 2**20  # bytes on the disk, below which no run begins
-FILE_GROUPS = ("model", "metric", "problem", "experiment")
-ON_PROBLEMS = (
-    "convergence",
-    "work_precision",
-    "trajectory",
-    "which_solver",
-)  # the experiments that can take a problem in place of a network
-DEFAULTS = {key: value for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry not in ("schema", "_self_")
-            for key, value in entry.items()}  # fmt: skip
 
 
 def main() -> int:
@@ -60,8 +40,7 @@ def main() -> int:
             print(helped(overrides))
             return 0
         if not any(argument in ("--hydra-help", "--version") for argument in sys.argv[1:]):
-            for point in points(overrides):
-                check(point)
+            checks.check_all(overrides, swept=any(argument in ("-m", "--multirun") for argument in sys.argv[1:]))
         if not any(argument.startswith("hydra.sweep.dir=") for argument in overrides):
             sys.argv.append(f"hydra.sweep.dir={identity.sweep_folder(overrides)}")
         with processes.joined():
@@ -75,18 +54,11 @@ def main() -> int:
 
 def helped(overrides: list[str]) -> str:
     """The help of conf/config.yaml for these choices. Hydra's own lists every group first, which takes two seconds."""
-    cfg = _composed(overrides)
+    cfg = composed(overrides)
     template = Template(cfg.hydra.help.template)
     with open_dict(cfg):
         del cfg["hydra"]
     return template.safe_substitute(CONFIG=OmegaConf.to_yaml(cfg)).rstrip()
-
-
-def choices(group: str) -> list[str]:
-    """What a configuration group offers."""
-    if group in schema.GROUPS:
-        return schema.GROUPS[group].names()
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def listing() -> str:
@@ -118,113 +90,6 @@ def described(registry: Registry[Any], name: str) -> str:
     return f"{order:20}  {cost:8}  {registry.about(name)}"
 
 
-def points(arguments: list[str]) -> Iterator[list[str]]:
-    """The overrides of every point of the sweep that the arguments describe (one point without a sweep)."""
-    for argument in arguments:
-        if "=" not in argument and not argument.startswith("~"):
-            raise OptionError(f"{argument!r} is not an option: write option=value, as in steps=50")
-    try:
-        overrides = OverridesParser.create().parse_overrides(arguments)
-    except HydraException as error:
-        raise OptionError(_reason(error)) from None
-    axes = []
-    for override in overrides:
-        key = override.key_or_group
-        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
-        if key in (*schema.GROUPS, *FILE_GROUPS):
-            for value in values if values is not None else [override.value()]:
-                for name in _listed(value):
-                    if name not in choices(key):
-                        raise unknown_name(key, name, choices(key))
-        elif key == "hydra/launcher":
-            _check_launcher(str(override.value()))
-        elif "." not in key and "/" not in key and key not in schema.Config.__dataclass_fields__ and key != "hydra":
-            raise unknown_name("option", key, schema.Config.__dataclass_fields__)
-        line = override.input_line or ""
-        axes.append([line] if values is None else [f"{line.split('=', 1)[0]}={value}" for value in values])
-    for point in itertools.product(*axes):
-        _check_options(list(point))
-        yield list(point)
-
-
-def _listed(value: Any) -> list[str]:
-    """The names that the value of a group stands for: one, or several as in metric=[paired,kid]."""
-    if isinstance(value, str) and value.startswith("["):  # of a sweep, as text
-        value = [name.strip() for name in value.strip("[]").split(",")]
-    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
-
-
-def _check_launcher(name: str) -> None:
-    """Raise OptionError for a launcher that is not here; let its errors come to `main` in place of a traceback."""
-    try:
-        importlib.import_module(PLUGINS.get(name, "hydra"))
-    except ImportError:
-        raise OptionError(f"hydra/launcher={name} is not installed: pip install 'pndm[{name}]'") from None
-    if name == "slurm" and not shutil.which("srun"):
-        raise OptionError("hydra/launcher=slurm needs Slurm, and this machine has no srun: start it on a login node")
-    if name != "basic":
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-
-
-def _check_options(point: list[str]) -> None:
-    """Raise OptionError for an option that the chosen solver, schedule or grid does not have."""
-    chosen = dict(argument.split("=", 1) for argument in point if "=" in argument)
-    for key in chosen:
-        group, _, option = key.lstrip("+~").partition(".")
-        if group in schema.GROUPS and option:
-            name = chosen.get(group, DEFAULTS[group])
-            if option not in (accepted := schema.GROUPS[group].options(name)):
-                raise unknown_name(f"option of {group} {name}", option, accepted)
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    """The configuration of one point, Hydra's own part with it. Raises OptionError where it cannot be made."""
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose("config", overrides, return_hydra_config=True)
-        OmegaConf.resolve(cfg.experiment)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise OptionError(_reason(error)) from None
-    return cfg
-
-
-def check(overrides: list[str]) -> None:
-    """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
-    cfg = _composed(overrides)
-    build.check(cfg)
-    _check_writable(Path(cfg.output))
-    name = cfg.experiment.name
-    if cfg.tensorboard:
-        if name not in ("sample", "train"):
-            raise OptionError(f"tensorboard=true is for experiment=sample and train, and not for {name}")
-        tensorboard.check()
-    if processes.size() > 1 and name != "sample":
-        raise OptionError(f"experiment={name} runs in one process: torchrun shares out only experiment=sample")
-    if processes.size() > 1 and cfg.batch == "auto":
-        raise OptionError("batch=auto is for one process: torchrun's must draw the same batches, so give a number")
-    if name not in ON_PROBLEMS:
-        if cfg.problem.name != "none":
-            raise OptionError(f"experiment={name} draws from a network: problem={cfg.problem.name} is for experiment="
-                              f"{', '.join(ON_PROBLEMS)}")  # fmt: skip
-        if name == "sample":
-            metrics.check(cfg)
-        return
-    study = _module(name)
-    for key in (override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides):
-        if key in study.UNUSED:
-            raise OptionError(f"{key}= has no effect in experiment={name}: use {study.UNUSED[key]}")
-    study.check(cfg)
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise OptionError unless the folder, or the nearest one above it that exists, can be written and has room."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OptionError(f"output={folder} cannot be written: {there} is not a folder that this user may write to")
-    if (left := shutil.disk_usage(there).free) < ROOM:
-        raise OptionError(f"output={folder} cannot be written: the disk is full: {left} bytes are left")
-
-
 def _in_hydras_terms(argument: str) -> list[str]:
     """In Hydra's terms: `--force` as an option, and `model=` with a file, a folder or owner/name as `file` with its
     weights."""
@@ -240,16 +105,6 @@ def _in_hydras_terms(argument: str) -> list[str]:
         quoted = ",".join("'" + one.replace("'", r"\'") + "'" for one in value.split(","))
         return ["model=file", f"model.weights={quoted}"]
     return [argument]
-
-
-def _reason(error: Exception) -> str:
-    """What Hydra says, as one sentence: which override, and why not."""
-    first = str(error).strip().splitlines()[0]
-    missing = re.match(r"Could not override '(.+)'", first)
-    if missing:
-        return f"there is no option {missing[1]!r}: `python run.py --help` shows all of them"
-    cause = str(error.__cause__ or "").strip().splitlines()
-    return f"{first.replace('Error merging override ', '')}: {cause[0]}" if cause else first
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -273,13 +128,7 @@ def _hydra_main(cfg: DictConfig) -> None:
 
 def _by_name(cfg: DictConfig, out: Path) -> None:
     """The function that has the name of its module and of the experiment."""
-    getattr(_module(cfg.experiment.name), cfg.experiment.name)(cfg, out)
-
-
-def _module(name: str) -> ModuleType:
-    """Where an experiment that is named after its module is: by itself, or among the studies of solvers."""
-    folder = "experiments" if name in ("sample", "convert") else "experiments.studies"
-    return importlib.import_module(f"{folder}.{name}")
+    getattr(checks.module(cfg.experiment.name), cfg.experiment.name)(cfg, out)
 
 
 def _train(cfg: DictConfig, out: Path) -> None:

@@ -35,6 +35,16 @@ def line_style(label: str, labels: Iterable[str]) -> str:
     return LINES[same.index(label) % len(LINES)]
 
 
+def numbers_on(axis: Any) -> None:
+    """A few numbers in a decade of a logarithmic axis, written out; after its limits are set."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
+
+
 def new_figure(width: float, height: float) -> Any:
     """A matplotlib figure that draws without a screen; matplotlib is slow to import, and only figures need it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -47,9 +47,9 @@ def quality(table: Sequence[Row], name: str) -> Any:
                           ls=figures.line_style(label, lines))  # fmt: skip
         axes.set(xscale="log", yscale="linear" if name in LINEAR else "log")
         axes.grid(alpha=0.3)
-        _numbers_on(axes.xaxis)
+        figures.numbers_on(axes.xaxis)
     if name not in LINEAR:
-        _numbers_on(panels[0].yaxis)
+        figures.numbers_on(panels[0].yaxis)
     panels[0].set(xlabel="network evaluations per sample (nfe)", ylabel=AXES.get(name, name))
     panels[1].set(xlabel="seconds per sample")
     panels[0].legend(fontsize=8)
@@ -57,16 +57,6 @@ def quality(table: Sequence[Row], name: str) -> Any:
     of = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     figure.suptitle(f"{of} samples a point; bars: 95 % intervals", fontsize=9)
     return figure
-
-
-def _numbers_on(axis: Any) -> None:
-    """A few numbers in a decade of a logarithmic axis, written out."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-    axis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.set_minor_locator(NullLocator())
 
 
 def strip(table: Sequence[Row]) -> Any:
@@ -87,7 +77,7 @@ def strip(table: Sequence[Row]) -> Any:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if i == 0:
-                axes.set_title(f"{count} steps", fontsize=8)
+                axes.set_title(f"{count} step{'s' * (count != 1)}", fontsize=8)
             if j == 0:
                 axes.set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
             if (label, count) not in images:

@@ -103,24 +103,43 @@ def _over_seeds(entries: list[dict[str, Any]]) -> Measured:
 
 def label(record: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
     """The solver's name, with what else tells this run from the others of that solver."""
-    same = [_choices(other) for other in found if other["solver"] == record["solver"]]
-    mine = _choices(record)
-    told = [mine[key] for key in mine if mine[key] and len({other[key] for other in same}) > 1]
-    return " ".join([record["solver"], *told])
+    same = [other for other in found if other["solver"] == record["solver"]]
+    told = [record["solver"], *_told_options(record, same, "solver")]
+    for group in ("grid", "schedule"):
+        if len({other["config"][group]["name"] for other in same}) > 1:
+            told.append(record["config"][group]["name"])
+        told += _told_options(record, same, group)
+    mine, others = _plain_choices(record, found), [_plain_choices(other, found) for other in same]
+    return " ".join(told + [mine[key] for key in mine if len({other[key] for other in others}) > 1])
 
 
 def solver_options(record: dict[str, Any]) -> str:
     """The options of a record's solver, as they are typed."""
-    return " ".join(f"{key}={value}" for key, value in record["config"]["solver"].items() if key != "name")
+    return " ".join(f"{key}={_typed(value)}" for key, value in record["config"]["solver"].items() if key != "name")
 
 
-def _choices(record: dict[str, Any]) -> dict[str, str]:
-    config = record["config"]
+def _told_options(record: dict[str, Any], same: Sequence[dict[str, Any]], group: str) -> list[str]:
+    """The options of a record's solver, grid or schedule in which others of the same name differ."""
+    mine = record["config"][group]
+    alike = [other["config"][group] for other in same if other["config"][group]["name"] == mine["name"]]
+    return [f"{key}={_typed(value)}" for key, value in mine.items() if any(other.get(key) != value for other in alike)]
+
+
+def _plain_choices(record: dict[str, Any], found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What a run was told beside solver, grid and schedule; a network by its file's name, where that is enough."""
+    config, weights = record["config"], record["model"]["weights"]
+    namesakes = {
+        other["model"]["weights"] for other in found if Path(other["model"]["weights"]).stem == Path(weights).stem
+    }
     return {
-        "options": solver_options(record),
-        "grid": config["grid"]["name"],
-        "schedule": config["schedule"]["name"],
-        "model": Path(record["model"]["weights"]).stem,
+        "model": Path(weights).stem if len(namesakes) == 1 else weights,
         "dtype": record["dtype"],
         "speed": f"speed={config['speed']}",
+        "samples": f"samples={record['samples']}",
+        **{name: f"{name}={_typed(config.get(name))}" for name in ("t_start", "t_end", "denoise")},
     }
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -61,7 +61,9 @@ def device(cfg: DictConfig) -> torch.device:
     try:
         found = torch.device(cfg.device)
     except RuntimeError:
-        raise OptionError(f"device={cfg.device} is not a device: auto, cpu, cuda or cuda:N are accepted") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise OptionError(f"device={cfg.device} is not a device to run on: auto, cpu, cuda or cuda:N are accepted")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise OptionError(f"device={cfg.device} is not here: this machine has {torch.cuda.device_count()} CUDA devices")
     return found

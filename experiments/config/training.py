@@ -111,6 +111,9 @@ def wants_bf16(amp: str, device: torch.device) -> bool:
     return has_bfloat16(device)
 
 
+MOST_SHIFT = 8  # a quarter of CIFAR-10's images: what is moved further is another picture
+
+
 @dataclass
 class ClassifierTrainConfig:
     """How the classifier is trained. The defaults reach 93 % on Fashion-MNIST in minutes on two cores."""
@@ -139,5 +142,12 @@ class ClassifierTrainConfig:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}: a whole number of at least 1 is accepted")
         for name in ("lr", "shift", "limit", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # so that nan is refused too
                 raise OptionError(f"{name} is {getattr(self, name)}: a number of at least 0 is accepted")
+        if self.shift > MOST_SHIFT:
+            raise OptionError(f"shift is {self.shift}: at most {MOST_SHIFT} pixels are accepted")
+        if self.limit == 1:
+            raise OptionError("limit is 1: 0 for all images, or at least 2 are accepted")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}: a number from 0 up to but not 1 is accepted")

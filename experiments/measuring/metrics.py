@@ -41,7 +41,10 @@ def check(cfg: DictConfig) -> None:
     """Raise OptionError for the first metric that cannot be measured, before anything runs."""
     for name, options in chosen(cfg).items():
         check_enough(name, cfg.samples, options.neighbours + 1 if name == "precision_recall" else LEAST[name])
-        Resampling(options.bootstrap)
+        try:
+            Resampling(options.bootstrap)
+        except OptionError as error:
+            raise OptionError(f"metric.{name}.{error}") from None
         for option, least in (("real", 2), ("directions", 1), ("neighbours", 1), ("samples", 1)):
             if options.get(option) is not None and options[option] < least:
                 raise OptionError(f"metric.{name}.{option}={options[option]} must be at least {least}")

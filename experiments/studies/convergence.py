@@ -39,12 +39,6 @@ from pndm.solvers.base import drive
 
 LOCAL_SAMPLES = 8
 COLUMNS = ("solver", "steps", "nfe", "error", "median_error", "local_error")
-UNUSED = {
-    "denoise": "experiment=work_precision to measure what it gains",
-    "solver": "experiment.solvers=[plms]",
-    "steps": "experiment.steps=[10,20,40]",
-    "batch": "samples=64, which are carried together",
-}
 
 
 def check(cfg: DictConfig) -> None:

@@ -8,6 +8,7 @@ from experiments import figures
 from pndm.reference import METHODS
 
 FAN = 3.0  # from the left to the right end of the slope triangles
+ROOM = 30.0  # how far below the smallest error the axis goes at most, to show the floor and the triangles
 
 
 def against_cost(record: dict[str, Any]) -> Any:
@@ -65,14 +66,17 @@ def curves(axes: Any, record: dict[str, Any], cost: str, column: str, floor: flo
     if ticks:
         axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
+    else:
+        figures.numbers_on(axes.xaxis)
     shown = [row[column] for row in record["rows"] if row[column]]
-    low = min([*shown, floor])
+    low = min([*shown, max(floor, min(shown, default=1.0) / ROOM)])
     high = min(max(shown, default=1.0), 30.0)
     axes.set_ylim(low / 4, high * 3)
-    axes.axhspan(low / 4, floor, color="0.85", lw=0, zorder=0)
-    below = "rounding floor" if record["reference"]["method"] == METHODS["exact"] else "the reference's own error"
-    axes.annotate(below, (0.02, floor), (0, -3), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", va="top", fontsize=8, color="0.35")  # fmt: skip
+    if floor > low / 4:
+        axes.axhspan(low / 4, floor, color="0.85", lw=0, zorder=0)
+        below = "rounding floor" if record["reference"]["method"] == METHODS["exact"] else "the reference's own error"
+        axes.annotate(below, (0.02, floor), (0, -3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="top", fontsize=8, color="0.35")  # fmt: skip
     axes.grid(alpha=0.3)
 
 
@@ -85,10 +89,11 @@ def triangles(axes: Any, record: dict[str, Any], which: str, column: str, floor:
         return
     left = min(row["steps"] for row in rows) * 1.15
     lowest = min(row[column] for row in rows if row["steps"] <= 1.5 * FAN * left) / 3
-    fan = min(FAN, (lowest / (2 * floor)) ** (1 / slopes[-1]))  # as wide as there is room above the floor
+    bottom = max(2 * floor, axes.get_ylim()[0] * 2)
+    fan = min(FAN, (lowest / bottom) ** (1 / slopes[-1]))  # as wide as there is room above the floor
     if fan < 1.5:
         return
-    right, top = left * fan, min(lowest, 6 * floor * fan ** slopes[-1])
+    right, top = left * fan, min(lowest, 3 * bottom * fan ** slopes[-1])
     for slope in slopes:
         bottom = top * (left / right) ** slope
         axes.fill([left, right, right], [top, top, bottom], color="0.3", alpha=0.12, lw=0, zorder=1)

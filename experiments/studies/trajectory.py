@@ -35,11 +35,6 @@ from pndm.solvers import Solver
 COLUMNS = ("solver", "step", "t", "rho", "norm_ratio", "path_error", "distance")
 NUMBERS = 2
 BETWEEN = 120  # times on the exact curve between those of the grid
-UNUSED = {
-    "denoise": "experiment=work_precision to measure what it gains",
-    "solver": "experiment.solvers=[plms]",
-    "batch": "samples=256, which are carried together",
-}
 
 
 def check(cfg: DictConfig) -> None:

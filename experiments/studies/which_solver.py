@@ -24,12 +24,6 @@ from pndm.metrics.estimate import Means, Resampling, differ, estimate
 
 RESAMPLES = 400
 SHOWN = 15  # rows of the ranking that are printed; the record has all
-UNUSED = {
-    "solver": "experiment.solvers=[plms]",
-    "grid": "experiment.grids=[uniform]",
-    "steps": "budget=10",
-    "batch": "samples=16, which are carried together",
-}
 
 
 def check(cfg: DictConfig) -> None:

@@ -38,12 +38,6 @@ ERRORS = (1e-1, 1e-2, 1e-3, 1e-4)
 BUDGETS = (5, 10, 20, 50)
 ENOUGH_SECONDS = 0.5  # of runs of one kind: a longer run is timed once
 OWN_STEPS = "own steps"  # the grid of a solver that chooses its steps
-UNUSED = {
-    "solver": "experiment.solvers=[plms]",
-    "grid": "experiment.grids=[uniform]",
-    "steps": "experiment.evaluations=[10,20,50]",
-    "batch": "samples=16, which are carried together",
-}
 
 
 def check(cfg: DictConfig) -> None:

@@ -75,10 +75,8 @@ def finish(axes: Any, record: dict[str, Any], cost: str) -> None:
     low = min((error for error in errors if error > 0), default=1e-3) / 2.5
     axes.set_ylim(low, min(max(errors, default=1.0) * 2, HIGHEST))
     axes.set_xlim(min(costs, default=1) / 1.2, max(costs, default=10) * 1.2)
-    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if min(costs, default=1) <= tick <= max(costs, default=10)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-    axes.xaxis.minorticks_off()
+    figures.numbers_on(axes.xaxis)
+    figures.numbers_on(axes.yaxis)
     if record["reference"]["difference"] > low:
         axes.axhspan(low, record["reference"]["difference"], color="0.85", lw=0, zorder=0)
         axes.annotate("the reference's own error", (0.02, 0.015), xycoords="axes fraction", fontsize=8, color="0.35")

@@ -57,6 +57,17 @@ def path(name: str | os.PathLike[str]) -> Path:
     return folders.local_folder(name) if folders.is_pipeline(name) else Path(name)
 
 
+def existing(name: str | os.PathLike[str]) -> Path:
+    """`path(name)`, which is there. Raises OptionError otherwise."""
+    found = path(name)
+    if not found.exists():
+        raise OptionError(
+            f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
+            "pipeline, or its name on the hub (owner/name)"
+        )
+    return found
+
+
 def load(
     name: str | os.PathLike[str],
     *,
@@ -77,12 +88,7 @@ def load(
 
 
 def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
-    file = path(name)
-    if not file.exists():
-        raise OptionError(
-            f"model {name}: there is no such file or folder; give a .safetensors file, the folder of a diffusers "
-            "pipeline, or its name on the hub (owner/name)"
-        )
+    file = existing(name)
     network, metadata = load_checkpoint(file, dtype)
     for entry in ("schedule", "predicts", "data"):
         if entry not in metadata:

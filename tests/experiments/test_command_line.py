@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments import command_line
+from experiments.config import composing, schema
 from pndm.models.checkpoint import save_checkpoint
 from pndm.models.unet import UNet
 from tests.experiments.conftest import SMALL
@@ -59,10 +60,35 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["-m", "solver=ddim,plsm"], "did you mean 'plms'?"),
         (["-m", "steps=10,0"], "steps=0 must be"),
         (["-m", "solver=ddim,plms", "solver.order=2"], "unknown option of solver ddim"),
+        (["solver=ddim,plms", "steps=3"], "solver=ddim,plms is a sweep: add -m"),
+        (["solver=[ddim,plms]"], "solver takes one name: solver=ddim,plms with -m is a sweep"),
+        (["-m", "solver=glob(d*)"], "solver=glob(d*) cannot be read"),
+        (["output=a=b"], "output=a=b cannot be read: a value with brackets, commas, quotes or = in it"),
+        (["-m", "steps=1,2", "output=here"], "output= has no effect in a sweep"),
+        (["experiment=compare", "output=here"], "output= has no effect in a sweep"),
+        (["model=file"], "model=file says of no file: give model=PATH"),
+        (["model="], "model= is empty"),
+        (["-m", "model=default,/nosuch.safetensors"], "model /nosuch.safetensors: there is no such file"),
+        (["metric=kid", "metric.fid.real=5"], "the metric fid is not chosen: add metric=fid"),
+        (["metric.fdi.real=5"], "unknown metric 'fdi': did you mean 'fid'?"),
+        (["metric=kid", "metric.kid.bootstrap=-1"], "metric.kid.bootstrap=-1 must be 0"),
+        (["device=meta"], "device=meta is not a device to run on"),
+        (["problem=mixture"], "problem=mixture is for experiment=convergence, work_precision, trajectory"),
+        (["budget=20"], "budget= has no effect in experiment=sample: use steps=10"),
+        (["experiment=train", "batch=256"], "batch= has no effect in experiment=train: use experiment.batch=128"),
+        (["experiment=train", "speed=fast"], "speed= has no effect in experiment=train: leave it out"),
+        (["experiment=train", "experiment.batch=0"], "batch 0 must be at least 1"),
+        (["experiment=convergence", "metric=kid"], "metric= has no effect in experiment=convergence"),
+        (["experiment=train_classifier", "experiment.momentum=-1"], "momentum is -1.0: a number from 0"),
+        (["experiment=train_classifier", "experiment.label_smoothing=5"], "label_smoothing is 5.0: a number from 0"),
+        (["experiment=train_classifier", "experiment.weight_decay=nan"], "weight_decay is nan: a number of at least 0"),
+        (["experiment=train_classifier", "experiment.shift=40"], "shift is 40: at most 8 pixels"),
+        (["experiment=train_classifier", "experiment.limit=1"], "limit is 1: 0 for all images, or at least 2"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, said):
-    assert run_main(monkeypatch, *arguments, f"output={tmp_path / 'out'}") == 2
+    place = "hydra.sweep.dir" if "-m" in arguments else "output"
+    assert run_main(monkeypatch, *arguments, f"{place}={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("run.py: ")
@@ -126,8 +152,8 @@ def test_a_network_that_returns_nan_is_named(tmp_path):
 def test_list_has_a_line_for_everything(monkeypatch, capsys):
     assert run_main(monkeypatch, "--list") == 0
     shown = capsys.readouterr().out.splitlines()
-    for group in (*command_line.schema.GROUPS, *command_line.FILE_GROUPS):
-        for name in command_line.choices(group):
+    for group in (*schema.GROUPS, *composing.FILE_GROUPS):
+        for name in composing.choices(group):
             line = next(line for line in shown if line.split()[:1] == [name])
             assert len(line.split()) > 3, f"{name} has no description"
 

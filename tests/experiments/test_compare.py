@@ -178,6 +178,36 @@ def test_what_tells_runs_apart_is_in_their_label(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "labels"),
+    [
+        ({"grid": [{"name": "karras", "power": 2}, {"name": "karras", "power": 9}]}, ["ddim power=2", "ddim power=9"]),
+        ({"grid": [{"name": "uniform"}, {"name": "karras", "power": 7}]}, ["ddim karras", "ddim uniform"]),
+        ({"t_end": [None, 300]}, ["ddim t_end=300", "ddim t_end=null"]),
+        ({"denoise": [False, True], "t_end": [1, 1]}, ["ddim denoise=false", "ddim denoise=true"]),
+    ],
+)
+def test_runs_that_differ_have_labels_that_differ(tmp_path, told, labels):
+    """Or their lines would be joined in the figures, and one would hide the other in the strip."""
+    for i in (0, 1):
+        path = write_run(tmp_path / str(i), "ddim", 10, 0, 1.0)
+        record = records.read_record(path)
+        record["config"] |= {name: values[i] for name, values in told.items()}
+        records.write_record(path.parent, {**record, "key": str(i)})
+    assert sorted(row.label for row in rows.rows(rows.find([tmp_path])[0])) == labels
+
+
+def test_networks_of_one_name_are_told_by_their_folders(tmp_path):
+    for folder in ("a", "b"):
+        path = write_run(tmp_path / folder, "ddim", 10, 0, 1.0)
+        record = records.read_record(path)
+        record["model"]["weights"] = f"{folder}/model.safetensors"
+        record["config"]["model"] = folder
+        records.write_record(path.parent, {**record, "key": folder})
+    found = rows.rows(rows.find([tmp_path])[0])
+    assert [row.label for row in found] == ["ddim a/model.safetensors", "ddim b/model.safetensors"]
+
+
 def test_agreement_counts_pairs_that_two_seeds_order_alike(tmp_path):
     for seed, values in ((0, (1.0, 2.0, 3.0)), (1, (1.1, 3.0, 2.0))):
         for solver, value in zip(("ddim", "plms", "fon"), values, strict=True):

@@ -7,8 +7,8 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from experiments.command_line import CONF
 from experiments.config import schema
+from experiments.config.composing import CONF
 from experiments.runs import identity
 
 
