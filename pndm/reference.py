@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pndm import solvers
+from pndm.answers import checked
 from pndm.denoisers import Model
 from pndm.errors import ModelError, OptionError
 from pndm.schedules import Schedule
@@ -63,7 +64,8 @@ def exact(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, *, tol
 
     The difference is that to the same at ten times the tolerance. One step size serves the batch. Into a time without
     noise the solution is followed to rho = 1e-6, and straight on from there.
-    Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite.
+    Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite, or
+    not shaped like x.
     """
     _check_tolerance(tolerance)
     rho = np.array([schedule.rho(float(t)) for t in times])
@@ -74,7 +76,8 @@ def exact(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, *, tol
         nfe += 1
         t = schedule.t_of_rho(float(level))
         state = torch.from_numpy(flat).view(x.shape) * schedule.alpha(t)
-        answer = model(state.to(x.device), torch.full((len(x),), t, dtype=torch.float64, device=x.device)).cpu()
+        time = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+        answer = checked(model(state.to(x.device), time), x.shape).cpu()
         if not math.isfinite(answer.sum().item()):
             raise ModelError(f"the model returned NaN or infinity in the reference solution, at t = {t:g}")
         return answer.double().flatten().numpy()

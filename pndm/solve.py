@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pndm import grids, schedules, solvers
+from pndm.answers import checked
 from pndm.errors import ModelError, OptionError
 from pndm.noise import Noise, as_noise
 from pndm.transfer import Manifold
@@ -128,13 +129,11 @@ class _Evaluator:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
-        eps = self.model(x, torch.full(self.size, t, dtype=self.time_dtype, device=self.device))
-        if not isinstance(eps, Tensor) or eps.shape != self.shape:
-            shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
-            raise ModelError(
-                f"the model's answer has shape {shape} where {tuple(self.shape)} was expected: "
-                f"{self._where((self.step, self.nfe, t))}"
-            )
+        time = torch.full(self.size, t, dtype=self.time_dtype, device=self.device)
+        try:
+            eps = checked(self.model(x, time), self.shape)
+        except ModelError as error:  # of the answer, or of a wrapper's network, which does not know where it is
+            raise ModelError(f"{error}: {self._where((self.step, self.nfe, t))}") from error
         # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
         total = eps.sum() if eps.dtype in _WIDE else eps.sum(dtype=torch.float32)
         if not self.at_once:

@@ -132,5 +132,11 @@ def test_a_model_that_returns_nan(vp, noise, make):
         make(model, noise, vp, np.array([1.0, 0.01]))
 
 
+@pytest.mark.parametrize("make", [exact, self_converged])
+def test_a_model_that_answers_in_another_shape(vp, noise, make):
+    with pytest.raises(ModelError, match=r"the model's answer has shape \(6, 1\) where \(6, 2\) was expected"):
+        make(lambda x, t: x[:, :1], noise, vp, np.array([1.0, 0.01]))
+
+
 def test_methods_are_named():
     assert set(reference.METHODS) == {"exact", "self_converged"}
