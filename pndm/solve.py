@@ -72,7 +72,8 @@ def solve(
         predicted x0, whatever the solver ("denoise to zero" elsewhere): one more time, one more call of `callback`.
 
     Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
-    when the model's answer has another shape than x or a number that is not finite.
+    when the model's answer has another shape than x, is complex, or has a number that is not finite in x's dtype; and
+    when the state at the end has one all the same.
     """
     schedule = schedules.schedules.resolve(schedule)
     solver = solvers.solvers.resolve(solver)
@@ -104,7 +105,7 @@ def solve(
             x = Manifold(schedule)(x, asked(x, last), last, clean)
             on_step(len(times), clean, x)
             times = np.append(times, clean)
-        asked.check()
+        asked.finish(x)
     finally:
         if progress is True:
             bar.close()
@@ -125,7 +126,7 @@ class _Evaluator:
         self.size, self.device = (len(x),), x.device
         self.time_dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell 998 from 999
         self.at_once = x.device.type == "cpu"  # elsewhere, reading a number would stop the device
-        self.unread: list[tuple[Place, Tensor]] = []
+        self.unread: list[tuple[Place | None, Tensor]] = []  # without a place: the state at the end
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
@@ -134,25 +135,40 @@ class _Evaluator:
             eps = checked(self.model(x, time), self.shape)
         except ModelError as error:  # of the answer, or of a wrapper's network, which does not know where it is
             raise ModelError(f"{error}: {self._where((self.step, self.nfe, t))}") from error
-        # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
-        total = eps.sum() if eps.dtype in _WIDE else eps.sum(dtype=torch.float32)
-        if not self.at_once:
-            self.unread.append(((self.step, self.nfe, t), total))
-        elif not math.isfinite(total):
-            raise self._not_finite((self.step, self.nfe, t))
+        eps = eps if eps.dtype == self.dtype else eps.to(self.dtype)  # where what was finite may not be
+        self._watch(eps, (self.step, self.nfe, t))
         if self.bar is not None:
             self.bar.update(1)
-        return eps if eps.dtype == self.dtype else eps.to(self.dtype)
+        return eps
+
+    def finish(self, x: Tensor) -> None:
+        """Watch the state at the end too: a solver that divides by 0, or a start with NaN in it, shows only there."""
+        self._watch(x, None)
+        self.check()
+
+    def _watch(self, numbers: Tensor, place: Place | None) -> None:
+        """Raise ModelError for a number that is not finite; leave it to `check` where reading would stop a device."""
+        # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
+        total = numbers.sum() if numbers.dtype in _WIDE else numbers.sum(dtype=torch.float32)
+        if not self.at_once:
+            self.unread.append((place, total))
+        elif not math.isfinite(total):
+            raise self._not_finite(place)
 
     def check(self) -> None:
-        """Raise ModelError for the first unread answer with a number that is not finite."""
+        """Raise ModelError for the first unread answer, or state, with a number that is not finite."""
         if self.unread:
             places, totals = zip(*self.unread, strict=True)
             for place, finite in zip(places, torch.stack(totals).isfinite().tolist(), strict=True):
                 if not finite:
                     raise self._not_finite(place)
 
-    def _not_finite(self, place: Place) -> ModelError:
+    def _not_finite(self, place: Place | None) -> ModelError:
+        if place is None:
+            return ModelError(
+                f"the state at the end holds NaN or infinity, though every answer of the model was finite in "
+                f"{self.dtype}: solver {self.name}"
+            )
         return ModelError(f"the model returned NaN or infinity: {self._where(place)}")
 
     def _where(self, place: Place) -> str:
