@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +25,18 @@ class SampleNoise:
     """
 
     def __init__(self, seed: int, indices: Iterable[int]):
-        if not 0 <= seed < 2**63:
-            raise OptionError(f"seed={seed} must be a whole number from 0 to 2^63 - 1")
-        self._streams = [np.random.Generator(np.random.Philox(key=[seed, index])) for index in indices]
+        """Raises OptionError for a seed or an index that is not a whole number from 0 to 2^63 - 1."""
+        seed = _whole("seed", seed)
+        keys = [[seed, _whole("index", index)] for index in indices]
+        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def draw(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
         """The next noise of every sample: (B, *shape) for B samples, each of the given shape."""
-        noise = np.stack([stream.standard_normal(tuple(shape)) for stream in self._streams])
+        noise = np.empty((len(self._streams), *shape))
+        for k, stream in enumerate(self._streams):
+            noise[k] = stream.standard_normal(tuple(shape))
         return torch.from_numpy(noise).to(dtype).to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -56,6 +61,17 @@ def as_noise(generator: torch.Generator | Sequence[torch.Generator] | Noise | No
         return torch.stack([as_noise(each)(one) for each, one in zip(generator, x, strict=True)])
 
     return one_each
+
+
+def _whole(option: str, value: Any) -> int:
+    """`value` as an int; one that is not whole would share the noise of the whole number below it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise OptionError(f"{option}={value!r} must be a whole number from 0 to 2^63 - 1")
+    return number
 
 
 def _home(generator: torch.Generator | None, x: Tensor) -> torch.device:
