@@ -68,6 +68,23 @@ def test_mistakes(pumps):
     assert pumps.create("plain", size=1).size == 1
 
 
+def test_a_taken_name_is_not_replaced_by_the_same_class_with_another_preset(pumps):
+    for preset in ({}, {"speed": 2.0}):
+        with pytest.raises(OptionError, match=r"pump name 'fast' is taken by Pump\(speed=9\.0\)$"):
+            pumps.register("fast", **preset)(Pump)
+    assert pumps.create("fast", size=1).speed == 9.0
+    pumps.register("fast", speed=9.0)(Pump)  # a module that is imported twice says the same twice
+
+
+def test_a_preset_must_be_an_option_of_the_class_and_of_its_type(pumps):
+    with pytest.raises(OptionError, match="pump 'slow' has no option 'sped': its options are size, speed"):
+        pumps.register("slow", sped=0.1)(Pump)
+    assert "slow" not in pumps.names()
+    pumps.register("slow", speed="slowly")(Pump)
+    with pytest.raises(OptionError, match="pump 'slow': speed='slowly' must be a number"):
+        pumps.create("slow", size=1)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
@@ -107,6 +124,16 @@ def test_plugins_come_from_the_entry_point_group(monkeypatch):
     assert registry.create("theirs", size=4).size == 4
     assert registry.names() == ["plain", "theirs"]
     assert looked_up == ["house.pumps"]
+
+
+def test_a_plugin_may_register_itself_with_a_preset(monkeypatch):
+    registry = Registry("pump", group="house.pumps")
+
+    def load():
+        return registry.register("theirs", speed=4.0)(Pump)
+
+    monkeypatch.setattr("pndm.registry.entry_points", lambda group: [SimpleNamespace(name="theirs", load=load)])
+    assert registry.create("theirs", size=1).speed == 4.0
 
 
 def test_pndm_names_what_design_names():
