@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -47,13 +48,22 @@ class SampleNoise:
 
 
 def as_noise(generator: torch.Generator | Sequence[torch.Generator] | Noise | None) -> Noise:
-    """A noise source from what users have: nothing, a torch generator, one a sample, or a source already."""
+    """A noise source from what users have: nothing, a torch generator, one a sample, or a source already.
+
+    Raises OptionError for anything else, such as a seed.
+    """
     if generator is None or isinstance(generator, torch.Generator):
         return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=_home(generator, x)).to(
             x.device
         )
-    if callable(generator):
+    if callable(generator) and not isinstance(generator, type):
         return generator
+    if not isinstance(generator, Sequence) or not all(isinstance(each, torch.Generator) for each in generator):
+        seeded = f", such as torch.Generator().manual_seed({generator})" if isinstance(generator, int) else ""
+        raise OptionError(
+            f"generator={reprlib.repr(generator)} must be a torch.Generator{seeded}, a list of one a sample, "
+            "or a noise source"
+        )
 
     def one_each(x: Tensor) -> Tensor:
         if len(generator) != len(x):

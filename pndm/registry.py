@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import reprlib
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
@@ -30,12 +31,11 @@ class Registry(Generic[T]):
     """Things of one kind by name; each is a class whose constructor's parameters are its options.
 
     `kind` is the word used in messages ("solver"). `group` is the entry-point group through which an installed
-    third-party package adds its own; they are loaded when a name is first looked up.
+    third-party package adds its own; they are loaded when a name is first looked up. `base` is the class of them all.
     """
 
-    def __init__(self, kind: str, group: str | None = None):
-        self.kind = kind
-        self.group = group
+    def __init__(self, kind: str, group: str | None = None, base: type = object):
+        self.kind, self.group, self.base = kind, group, base
         self._entries: dict[str, tuple[type, dict[str, Any], str]] = {}
         self._options: dict[str, dict[str, Option]] = {}
 
@@ -109,10 +109,19 @@ class Registry(Generic[T]):
         return OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
 
     def resolve(self, thing: str | T) -> T:
-        """`thing` itself when it is an object already, else created by name with its defaults."""
-        return self.create(thing) if isinstance(thing, str) else thing
+        """`thing` itself when it is an object already, else created by name with its defaults.
+
+        Raises OptionError for an unknown name, and for what is neither: a class of such objects, say.
+        """
+        if isinstance(thing, str):
+            return self.create(thing)
+        if not isinstance(thing, self.base):
+            raise OptionError(f"{self.kind}={reprlib.repr(thing)} must be a name or a {self.base.__name__} object")
+        return thing
 
     def _entry(self, name: str) -> tuple[type, dict[str, Any], str]:
+        if not isinstance(name, str):  # a list, say, cannot even be looked up
+            raise unknown_name(self.kind, name, self._entries)
         if name not in self._entries:
             self._load_plugins()
         if name not in self._entries:

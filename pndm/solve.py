@@ -77,6 +77,9 @@ def solve(
     """
     schedule = schedules.schedules.resolve(schedule)
     solver = solvers.solvers.resolve(solver)
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        found = f"one of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise OptionError(f"x must be a torch tensor of shape (B, *shape), not {found}")
     if not x.is_floating_point():
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
     times = grids.times(grid, steps, schedule, t_start, t_end)

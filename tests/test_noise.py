@@ -109,6 +109,24 @@ def test_no_generator_is_torchs_own():
     assert torch.equal(noise, torch.randn(3, *SHAPE))
 
 
+SEED_HINT = r"generator=0 must be a torch\.Generator, such as torch\.Generator\(\)\.manual_seed\(0\), a list of one a "
+
+
+@pytest.mark.parametrize(
+    ("generator", "sentence"),
+    [
+        (0, SEED_HINT),
+        ([0, 1, 2], r"generator=\[0, 1, 2\] must be a torch\.Generator, a list of one a sample, or a noise source"),
+        ("0", "generator='0' must be a torch"),
+        (torch.Generator, "generator=<class .* must be a torch"),
+        ({}, "generator={} must be a torch"),
+    ],
+)
+def test_neither_a_generator_nor_a_source(generator, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        as_noise(generator)
+
+
 def test_a_source_is_itself():
     source = SampleNoise(0, [0])
     assert as_noise(source) is source

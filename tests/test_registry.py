@@ -52,6 +52,19 @@ def test_resolve_takes_names_and_objects(pumps):
     assert registry.resolve("plain").name == "plain"
     pump = Pump(1)
     assert pumps.resolve(pump) is pump
+    assert Registry("pump", base=Pump).resolve(pump) is pump
+
+
+@pytest.mark.parametrize("thing", [Pump, None, 3, ["plain"]])
+def test_resolve_refuses_what_is_neither(thing):
+    with pytest.raises(OptionError, match=r"pump=.* must be a name or a Pump object"):
+        Registry("pump", base=Pump).resolve(thing)
+
+
+@pytest.mark.parametrize("name", [["a"], {"name": "plain"}, None, 3])
+def test_a_name_that_is_not_a_string(pumps, name):
+    with pytest.raises(OptionError, match=r"unknown pump .*: .*known names are fast, plain$"):
+        pumps.create(name)
 
 
 def test_mistakes(pumps):
