@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pndm.answers import checked
 from pndm.errors import unknown_name
 from pndm.schedules import Schedule, schedules
 
@@ -18,8 +19,8 @@ def denoiser(network: Model, predicts: str, schedule: str | Schedule) -> Model:
     """A model of eps from a network that predicts eps, x0 or v, each converted at its own time.
 
     x0: eps = (x - alpha x0) / sigma. v = alpha eps - sigma x0 (Salimans & Ho 2022): eps = alpha v + sigma x.
-    Shapes: x (B, *shape), t (B,). Raises OptionError for another prediction. At a time without noise eps of an x0
-    prediction does not exist (0/0); solvers do not ask there.
+    Shapes: x (B, *shape), t (B,). Raises OptionError for another prediction, and ModelError for an answer that is not
+    shaped like x. At a time without noise eps of an x0 prediction does not exist (0/0); solvers do not ask there.
     """
     if predicts not in PREDICTIONS:
         raise unknown_name("prediction", predicts, PREDICTIONS)
@@ -32,7 +33,7 @@ def denoiser(network: Model, predicts: str, schedule: str | Schedule) -> Model:
         time = t.double()
         alpha = path.alpha(time).to(x.dtype).view(column)
         sigma = path.sigma(time).to(x.dtype).view(column)
-        answer = network(x, t)
+        answer = checked(network(x, t), x.shape)
         return to_eps(predicts, answer, x, alpha, sigma)
 
     return eps
@@ -50,7 +51,8 @@ def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
 
     Two variance-preserving paths with equal alpha are the same noise level, so a network trained on one serves on any
     other once its time is looked up there. Beyond the trained levels the nearest is asked, and its x0 kept: eps is then
-    what leads from x at its true level to that x0.
+    what leads from x at its true level to that x0. Shapes: x (B, *shape), t (B,). Raises ModelError for an answer that
+    is not shaped like x.
     """
 
     def eps(x: Tensor, t: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
         along_x = (1 - ratio) / used.sigma(time)
         along_eps = ratio * trained.sigma(there) / used.sigma(time)
         column = (-1,) + (1,) * (x.dim() - 1)
-        answer = model(x, there.to(t.dtype))
+        answer = checked(model(x, there.to(t.dtype)), x.shape)
         return along_x.to(x.dtype).view(column) * x + along_eps.to(x.dtype).view(column) * answer
 
     return eps
@@ -69,11 +71,12 @@ def retimed(model: Model, trained: Schedule, used: Schedule) -> Model:
 def guided(conditional: Model, unconditional: Model, scale: float) -> Model:
     """Classifier-free guidance: eps_u + scale (eps_c - eps_u), Ho & Salimans 2022 in the form with scale 1 unguided.
 
-    It counts as one evaluation of the guided model; each costs two of the network.
+    It counts as one evaluation of the guided model; each costs two of the network. Shapes: x (B, *shape), t (B,).
+    Raises ModelError for an answer of either that is not shaped like x.
     """
 
     def eps(x: Tensor, t: Tensor) -> Tensor:
-        without = unconditional(x, t)
-        return without + scale * (conditional(x, t) - without)
+        without = checked(unconditional(x, t), x.shape)
+        return without + scale * (checked(conditional(x, t), x.shape) - without)
 
     return eps

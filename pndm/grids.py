@@ -8,17 +8,16 @@ that want exactly those; they end with a step to the clean end.
 from __future__ import annotations
 
 import numbers
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pndm.errors import OptionError
 from pndm.registry import Registry
 from pndm.schedules import Schedule
-
-grids: Registry[Grid] = Registry("grid", group="pndm.grids")
-register, create, names = grids.register, grids.create, grids.names
 
 
 class Grid:
@@ -31,6 +30,10 @@ class Grid:
         raise NotImplementedError
 
 
+grids: Registry[Grid] = Registry("grid", group="pndm.grids", base=Grid)
+register, create, names = grids.register, grids.create, grids.names
+
+
 def times(
     grid: str | Grid | Sequence[float] | np.ndarray,
     steps: int,
@@ -41,23 +44,39 @@ def times(
     """The times of a run, shape (steps + 1,), strictly decreasing.
 
     grid: a registered name, a Grid, or the times themselves (then `steps`, `t_start` and `t_end` are not used).
-    Raises OptionError for steps that are not a positive whole number or more than a discrete schedule has, for ends
-    that the schedule does not reach, and for times that do not decrease strictly.
+    Raises OptionError for a grid that is none of these, for steps that are not a positive whole number or more than a
+    discrete schedule has, for ends that the schedule does not reach, and for times that do not decrease strictly.
     """
     if not isinstance(grid, (str, Grid)):
-        return _checked(np.asarray(grid, dtype=np.float64), schedule, "the given times")
+        return _checked(_given(grid), schedule, "the given times")
     if isinstance(steps, bool) or not isinstance(steps, numbers.Real) or steps % 1 != 0 or steps < 1:
         raise OptionError(f"steps={steps} must be a whole number of at least 1")
     if schedule.train_steps is not None and steps > schedule.train_steps:
         raise OptionError(f"steps={steps} is more than the {schedule.train_steps} that the schedule has")
-    start = schedule.t_noise if t_start is None else float(t_start)
-    end = schedule.t_clean if t_end is None else float(t_end)
+    start = schedule.t_noise if t_start is None else _number("t_start", t_start)
+    end = schedule.t_clean if t_end is None else _number("t_end", t_end)
     if not start > end:
         raise OptionError(f"t_start={start:g} must be later (noisier) than t_end={end:g}")
     _check_ends(start, end, schedule, f"t_start={start:g}, t_end={end:g}")
     grid = grids.resolve(grid)
     label = f"grid {grid.name or type(grid).__name__!r} with steps={steps}, t_start={start:g}, t_end={end:g}"
     return _checked(grid.place(int(steps), schedule, start, end), schedule, label)
+
+
+def _given(times: Any) -> np.ndarray:
+    try:
+        return np.asarray(times, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"grid={reprlib.repr(times)} must be a name, a Grid object or one list of decreasing numbers"
+        ) from error
+
+
+def _number(option: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{option}={value!r} must be a number") from error
 
 
 def _checked(placed: np.ndarray, schedule: Schedule, label: str) -> np.ndarray:

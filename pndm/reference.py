@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from pndm import solvers
+from pndm.answers import checked
 from pndm.denoisers import Model
 from pndm.errors import ModelError, OptionError
 from pndm.schedules import Schedule
 from pndm.solve import solve
-from pndm.transfer import Manifold
 
 RHO_LEAST = 1e-6  # where an exact solution into sigma = 0 takes its last, straight step: its error is of order 1e-12
 METHODS = {
@@ -63,7 +63,8 @@ def exact(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, *, tol
 
     The difference is that to the same at ten times the tolerance. One step size serves the batch. Into a time without
     noise the solution is followed to rho = 1e-6, and straight on from there.
-    Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite.
+    Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite, or
+    not shaped like x.
     """
     _check_tolerance(tolerance)
     rho = np.array([schedule.rho(float(t)) for t in times])
@@ -74,7 +75,8 @@ def exact(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, *, tol
         nfe += 1
         t = schedule.t_of_rho(float(level))
         state = torch.from_numpy(flat).view(x.shape) * schedule.alpha(t)
-        answer = model(state.to(x.device), torch.full((len(x),), t, dtype=torch.float64, device=x.device)).cpu()
+        time = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+        answer = checked(model(state.to(x.device), time), x.shape).cpu()
         if not math.isfinite(answer.sum().item()):
             raise ModelError(f"the model returned NaN or infinity in the reference solution, at t = {t:g}")
         return answer.double().flatten().numpy()
@@ -126,9 +128,12 @@ def self_converged(
     `first` steps, equal in lambda between the given times, then twice as many, and so on, until two successive answers
     agree to the tolerance (root mean square at the end) or `most` is passed; see `converged`. Into a time
     without noise it goes in one straight step from the least noise that the network was trained on.
-    Raises OptionError for a tolerance that is not positive, and ModelError when the model's answer is not finite.
+    Raises OptionError for a tolerance that is not positive and for `first` or `most` that leave nothing to compare, and
+    ModelError when the model's answer is not finite, or not shaped like x.
     """
     _check_tolerance(tolerance)
+    if first < 1:
+        raise OptionError(f"the reference's first={first} must be at least 1")
     answers: list[tuple[Tensor, int]] = []
     difference, steps = math.inf, first
     while difference > tolerance and steps <= most:
@@ -150,6 +155,8 @@ def _run(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, steps: 
     if straight and knots[-1] > schedule.t_least:
         knots.append(schedule.t_least)
     grid, places = refined(schedule, knots, steps)
+    if straight:
+        places.add(len(grid))
     kept = [x.double().cpu()]
 
     def keep(k: int, t: float, state: Tensor) -> None:
@@ -157,12 +164,8 @@ def _run(model: Model, x: Tensor, schedule: Schedule, times: np.ndarray, steps: 
             kept.append(state.double().cpu())
 
     method = solvers.create("adams_bashforth", order=3, clock="lam")
-    solution = solve(model, x, solver=method, schedule=schedule, grid=grid, callback=keep)
-    if not straight:
-        return torch.stack(kept), solution.nfe
-    last = torch.full((len(x),), knots[-1], dtype=x.dtype, device=x.device)
-    landed = Manifold(schedule)(solution.x, model(solution.x, last), knots[-1], end)
-    return torch.stack([*kept, landed.double().cpu()]), solution.nfe + 1
+    solution = solve(model, x, solver=method, schedule=schedule, grid=grid, callback=keep, denoise=straight)
+    return torch.stack(kept), solution.nfe
 
 
 def refined(schedule: Schedule, knots: list[float], steps: int) -> tuple[np.ndarray, set[int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 
@@ -30,12 +31,11 @@ class Registry(Generic[T]):
     """Things of one kind by name; each is a class whose constructor's parameters are its options.
 
     `kind` is the word used in messages ("solver"). `group` is the entry-point group through which an installed
-    third-party package adds its own; they are loaded when a name is first looked up.
+    third-party package adds its own; they are loaded when a name is first looked up. `base` is the class of them all.
     """
 
-    def __init__(self, kind: str, group: str | None = None):
-        self.kind = kind
-        self.group = group
+    def __init__(self, kind: str, group: str | None = None, base: type = object):
+        self.kind, self.group, self.base = kind, group, base
         self._entries: dict[str, tuple[type, dict[str, Any], str]] = {}
         self._options: dict[str, dict[str, Option]] = {}
 
@@ -43,13 +43,19 @@ class Registry(Generic[T]):
         """Class decorator: make `name` create this class, with `preset` in place of its parameters' defaults.
 
         One class can bear several names, each with its own preset. `about` is the line that a listing shows; the first
-        line of the docstring otherwise. Raises OptionError for a name that is taken.
+        line of the docstring otherwise. Raises OptionError for a name that is taken, by another class or with another
+        preset, and for a preset that is not among the class's options.
         """
 
         def decorate(cls: type[T]) -> type[T]:
-            if name in self._entries and self._entries[name][0] is not cls:
-                raise OptionError(f"{self.kind} name {name!r} is taken by {self._entries[name][0].__qualname__}")
-            self._options.pop(name, None)
+            if name in self._entries and self._entries[name][:2] != (cls, preset):
+                holder, held, _ = self._entries[name]
+                options = ", ".join(f"{option}={value!r}" for option, value in held.items())
+                raise OptionError(f"{self.kind} name {name!r} is taken by {holder.__qualname__}({options})")
+            known = inspect.signature(cls).parameters if preset else ()
+            for option in preset:
+                if option not in known:
+                    raise self._no_option(name, option, known)
             self._entries[name] = (cls, preset, about or (cls.__doc__ or "").strip().split("\n")[0])
             return cls
 
@@ -78,8 +84,9 @@ class Registry(Generic[T]):
     def create(self, name: str, **options: Any) -> T:
         """A new object by name. Raises OptionError for an unknown name, and for options that it cannot have."""
         cls, preset, _ = self._entry(name)
+        options = {**preset, **options}
         self._check(name, options)
-        thing = cls(**{**preset, **options})
+        thing = cls(**options)
         thing.name = name
         return thing
 
@@ -88,8 +95,7 @@ class Registry(Generic[T]):
         accepted = self.options(name)
         for option, value in options.items():
             if option not in accepted:
-                known = ", ".join(accepted) or "none"
-                raise OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+                raise self._no_option(name, option, accepted)
             wanted = accepted[option].type
             kind, words = TYPES.get(wanted, (object, ""))
             if not isinstance(value, kind) or (words and isinstance(value, bool) != (wanted is bool)):
@@ -98,11 +104,24 @@ class Registry(Generic[T]):
             if default is inspect.Parameter.empty and option not in options:
                 raise OptionError(f"{self.kind} {name!r} needs its option {option!r}")
 
+    def _no_option(self, name: str, option: str, accepted: Iterable[str]) -> OptionError:
+        known = ", ".join(accepted) or "none"
+        return OptionError(f"{self.kind} {name!r} has no option {option!r}: its options are {known}")
+
     def resolve(self, thing: str | T) -> T:
-        """`thing` itself when it is an object already, else created by name with its defaults."""
-        return self.create(thing) if isinstance(thing, str) else thing
+        """`thing` itself when it is an object already, else created by name with its defaults.
+
+        Raises OptionError for an unknown name, and for what is neither: a class of such objects, say.
+        """
+        if isinstance(thing, str):
+            return self.create(thing)
+        if not isinstance(thing, self.base):
+            raise OptionError(f"{self.kind}={reprlib.repr(thing)} must be a name or a {self.base.__name__} object")
+        return thing
 
     def _entry(self, name: str) -> tuple[type, dict[str, Any], str]:
+        if not isinstance(name, str):  # a list, say, cannot even be looked up
+            raise unknown_name(self.kind, name, self._entries)
         if name not in self._entries:
             self._load_plugins()
         if name not in self._entries:
@@ -112,4 +131,6 @@ class Registry(Generic[T]):
     def _load_plugins(self) -> None:
         group, self.group = self.group, None
         for entry in entry_points(group=group) if group else ():
-            self.register(entry.name)(entry.load())
+            cls = entry.load()
+            if self._entries.get(entry.name, (None,))[0] is not cls:  # its module may register it, with a preset
+                self.register(entry.name)(cls)

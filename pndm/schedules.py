@@ -24,9 +24,6 @@ T = TypeVar("T")
 
 _MOST_REMEMBERED = 8192
 
-schedules: Registry[Schedule] = Registry("schedule", group="pndm.schedules")
-register, create, names = schedules.register, schedules.create, schedules.names
-
 
 def _math(t: Any) -> Any:
     """The module with exp, sqrt, log and expm1 for this kind of number."""
@@ -108,6 +105,10 @@ class Schedule:
     def t_of_lam(self, lam: Time) -> Time:
         """Inverse of `lam`."""
         return self.t_of_rho(_math(lam).exp(-lam))
+
+
+schedules: Registry[Schedule] = Registry("schedule", group="pndm.schedules", base=Schedule)
+register, create, names = schedules.register, schedules.create, schedules.names
 
 
 class DiscreteSchedule(Schedule):

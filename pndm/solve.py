@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pndm import grids, schedules, solvers
+from pndm.answers import checked
 from pndm.errors import ModelError, OptionError
 from pndm.noise import Noise, as_noise
 from pndm.transfer import Manifold
@@ -71,10 +72,14 @@ def solve(
         predicted x0, whatever the solver ("denoise to zero" elsewhere): one more time, one more call of `callback`.
 
     Raises OptionError for a choice that cannot be used, and ModelError, with the solver, the evaluation and its time,
-    when the model's answer has another shape than x or a number that is not finite.
+    when the model's answer has another shape than x, is complex, or has a number that is not finite in x's dtype; and
+    when the state at the end has one all the same.
     """
     schedule = schedules.schedules.resolve(schedule)
     solver = solvers.solvers.resolve(solver)
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        found = f"one of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise OptionError(f"x must be a torch tensor of shape (B, *shape), not {found}")
     if not x.is_floating_point():
         raise OptionError(f"x must be of a floating-point dtype, not {x.dtype}")
     times = grids.times(grid, steps, schedule, t_start, t_end)
@@ -103,7 +108,7 @@ def solve(
             x = Manifold(schedule)(x, asked(x, last), last, clean)
             on_step(len(times), clean, x)
             times = np.append(times, clean)
-        asked.check()
+        asked.finish(x)
     finally:
         if progress is True:
             bar.close()
@@ -124,36 +129,49 @@ class _Evaluator:
         self.size, self.device = (len(x),), x.device
         self.time_dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell 998 from 999
         self.at_once = x.device.type == "cpu"  # elsewhere, reading a number would stop the device
-        self.unread: list[tuple[Place, Tensor]] = []
+        self.unread: list[tuple[Place | None, Tensor]] = []  # without a place: the state at the end
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         self.nfe += 1
-        eps = self.model(x, torch.full(self.size, t, dtype=self.time_dtype, device=self.device))
-        if not isinstance(eps, Tensor) or eps.shape != self.shape:
-            shape = tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
-            raise ModelError(
-                f"the model's answer has shape {shape} where {tuple(self.shape)} was expected: "
-                f"{self._where((self.step, self.nfe, t))}"
-            )
-        # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
-        total = eps.sum() if eps.dtype in _WIDE else eps.sum(dtype=torch.float32)
-        if not self.at_once:
-            self.unread.append(((self.step, self.nfe, t), total))
-        elif not math.isfinite(total):
-            raise self._not_finite((self.step, self.nfe, t))
+        time = torch.full(self.size, t, dtype=self.time_dtype, device=self.device)
+        try:
+            eps = checked(self.model(x, time), self.shape)
+        except ModelError as error:  # of the answer, or of a wrapper's network, which does not know where it is
+            raise ModelError(f"{error}: {self._where((self.step, self.nfe, t))}") from error
+        eps = eps if eps.dtype == self.dtype else eps.to(self.dtype)  # where what was finite may not be
+        self._watch(eps, (self.step, self.nfe, t))
         if self.bar is not None:
             self.bar.update(1)
-        return eps if eps.dtype == self.dtype else eps.to(self.dtype)
+        return eps
+
+    def finish(self, x: Tensor) -> None:
+        """Watch the state at the end too: a solver that divides by 0, or a start with NaN in it, shows only there."""
+        self._watch(x, None)
+        self.check()
+
+    def _watch(self, numbers: Tensor, place: Place | None) -> None:
+        """Raise ModelError for a number that is not finite; leave it to `check` where reading would stop a device."""
+        # NaN and infinity survive a sum. One of halves overflows; float32 is what torch adds them up in anyway.
+        total = numbers.sum() if numbers.dtype in _WIDE else numbers.sum(dtype=torch.float32)
+        if not self.at_once:
+            self.unread.append((place, total))
+        elif not math.isfinite(total):
+            raise self._not_finite(place)
 
     def check(self) -> None:
-        """Raise ModelError for the first unread answer with a number that is not finite."""
+        """Raise ModelError for the first unread answer, or state, with a number that is not finite."""
         if self.unread:
             places, totals = zip(*self.unread, strict=True)
             for place, finite in zip(places, torch.stack(totals).isfinite().tolist(), strict=True):
                 if not finite:
                     raise self._not_finite(place)
 
-    def _not_finite(self, place: Place) -> ModelError:
+    def _not_finite(self, place: Place | None) -> ModelError:
+        if place is None:
+            return ModelError(
+                f"the state at the end holds NaN or infinity, though every answer of the model was finite in "
+                f"{self.dtype}: solver {self.name}"
+            )
         return ModelError(f"the model returned NaN or infinity: {self._where(place)}")
 
     def _where(self, place: Place) -> str:

@@ -97,6 +97,14 @@ def test_absent_files_say_how_to_get_them(tmp_path: Path) -> None:
         data.load("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize("limit", [0, -5])
+def test_a_limit_below_one_image(tmp_path: Path, limit: int) -> None:
+    """A negative one would cut images off the end."""
+    write_idx(tmp_path, images(), LABELS)
+    with pytest.raises(OptionError, match=f"limit={limit} must be at least 1, or None for all images"):
+        data.load("mnist", tmp_path, limit=limit)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(OptionError, match="did you mean 'fashion-mnist'"):
         data.load("fashion-mnits")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pndm import OptionError, schedules, solve, solvers
+from pndm import ModelError, OptionError, schedules, solve, solvers
 from pndm.denoisers import denoiser, guided, retimed
 from pndm.models.mixture import GaussianMixture
 
@@ -63,6 +63,32 @@ def test_denoiser_takes_images_and_keeps_their_dtype():
 def test_unknown_prediction():
     with pytest.raises(OptionError, match=r"unknown prediction 'epsilon'.* known names are eps, v, x0"):
         denoiser(lambda x, t: x, "epsilon", "linear")
+
+
+WRONG = {
+    "one channel": (lambda x, t: x[:, :1] / 2, r"has shape \(6, 1\) where \(6, 2\) was expected"),
+    "learned variance": (lambda x, t: torch.cat([x, x], 1), r"has shape \(6, 4\) where \(6, 2\) was expected"),
+    "one for all": (lambda x, t: torch.zeros(()), r"has shape \(\) where \(6, 2\) was expected"),
+    "a tuple": (lambda x, t: (x,), r"has shape tuple where \(6, 2\) was expected"),
+    "complex": (lambda x, t: x * 1j, r"is torch\.complex128 where real numbers were expected"),
+}
+
+
+@pytest.mark.parametrize(("network", "found"), WRONG.values(), ids=WRONG.keys())
+def test_an_answer_of_the_wrong_shape_is_an_error_in_every_wrapper(noise, network, found):
+    """Arithmetic would broadcast the first of these, and the driver see nothing wrong."""
+    path = PATHS["linear"]
+    wrapped = [
+        denoiser(network, "eps", path),
+        denoiser(network, "x0", path),
+        denoiser(network, "v", path),
+        retimed(network, PATHS["cosine"], path),
+        guided(network, lambda x, t: x, 2.0),
+        guided(lambda x, t: x, network, 2.0),
+    ]
+    for model in wrapped:
+        with pytest.raises(ModelError, match=rf"the model's answer {found}: solver ddim, step 1, evaluation 1 of 4, "):
+            solve(model, noise, solver="ddim", steps=4, schedule=path)
 
 
 def test_guidance_of_scale_1_is_the_conditional_and_of_0_the_unconditional(mixture, noise):

@@ -65,10 +65,28 @@ def test_call_draws_like_the_state():
         SampleNoise(1, range(3))(state)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, 1.0, "1", None])
 def test_refused_seed(seed):
-    with pytest.raises(OptionError, match=rf"seed={seed} must be a whole number from 0 to 2\^63 - 1"):
+    with pytest.raises(OptionError, match=rf"seed={seed!r} must be a whole number from 0 to 2\^63 - 1"):
         SampleNoise(seed, [0])
+
+
+@pytest.mark.parametrize("index", [-1, 2**63, 0.5, 2.0, None])
+def test_refused_index(index):
+    with pytest.raises(OptionError, match=rf"index={index!r} must be a whole number from 0 to 2\^63 - 1"):
+        SampleNoise(0, [3, index])
+
+
+def test_whole_numbers_of_other_kinds_are_whole_numbers():
+    noise = SampleNoise(np.int64(4), torch.tensor([2, 7])).draw(SHAPE)
+    assert torch.equal(noise, SampleNoise(4, np.array([2, 7], dtype=np.uint8)).draw(SHAPE))
+    assert torch.equal(noise, SampleNoise(4, [2, 7]).draw(SHAPE))
+
+
+def test_noise_of_no_samples_is_empty():
+    source = SampleNoise(0, [])
+    assert source.draw(SHAPE).shape == (0, *SHAPE)
+    assert source(torch.empty(0, *SHAPE, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_torch_generators():
@@ -89,6 +107,24 @@ def test_no_generator_is_torchs_own():
     noise = as_noise(None)(state)
     torch.manual_seed(11)
     assert torch.equal(noise, torch.randn(3, *SHAPE))
+
+
+SEED_HINT = r"generator=0 must be a torch\.Generator, such as torch\.Generator\(\)\.manual_seed\(0\), a list of one a "
+
+
+@pytest.mark.parametrize(
+    ("generator", "sentence"),
+    [
+        (0, SEED_HINT),
+        ([0, 1, 2], r"generator=\[0, 1, 2\] must be a torch\.Generator, a list of one a sample, or a noise source"),
+        ("0", "generator='0' must be a torch"),
+        (torch.Generator, "generator=<class .* must be a torch"),
+        ({}, "generator={} must be a torch"),
+    ],
+)
+def test_neither_a_generator_nor_a_source(generator, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        as_noise(generator)
 
 
 def test_a_source_is_itself():

@@ -98,6 +98,37 @@ def test_last_step_of_a_network_goes_straight_from_the_least_trained_noise(mixtu
     assert min(asked) == 0.0
 
 
+@pytest.mark.parametrize("times", [[500.0, -1.0], [500.0, 20.0, -1.0], [500.0, 20.0, 0.0, -1.0]])
+def test_the_straight_step_lands_on_the_predicted_data(noise, times):
+    path = schedules.create("linear")
+    eps = problems.create("mixture").eps(path)
+    options = {"tolerance": 1e-12, "first": 10, "most": 20}
+    found = self_converged(eps, noise, path, np.array(times), **options)
+    before = self_converged(eps, noise, path, np.array([*(t for t in times if t > 0), 0.0]), **options)
+    x0 = (before.x - path.sigma(0.0) * eps(before.x, torch.zeros(6, dtype=F64))) / path.alpha(0.0)
+    torch.testing.assert_close(found.x, x0, rtol=0, atol=1e-12)
+    assert len(found.states) == len(times)
+    assert found.nfe == before.nfe + 1
+
+
+def test_a_network_that_fails_in_the_straight_step_is_an_error(noise):
+    with pytest.raises(ModelError, match=r"the model returned NaN or infinity: .* at t = 0$"):
+        self_converged(
+            lambda x, t: x / 0 if float(t[0]) == 0 else x, noise, schedules.create("linear"), np.array([500.0, -1.0])
+        )
+
+
+def test_the_straight_step_is_asked_for_at_a_time_that_half_precision_cannot_round(noise):
+    asked = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(t.dtype)
+        return torch.tanh(x)
+
+    self_converged(network, noise.half(), schedules.create("linear"), np.array([500.0, -1.0]), first=10, most=20)
+    assert set(asked) == {torch.float32}
+
+
 @pytest.mark.parametrize("times", [[1.0, 0.01], [1.0, 0.8, 0.79, 0.01]])
 @pytest.mark.parametrize("steps", [1, 7, 100])
 def test_refined_times_hold_the_given_ones(vp: Schedule, times: list[float], steps: int):
@@ -118,6 +149,13 @@ def test_tolerance_must_be_positive(vp, mixture, noise, make, tolerance: float):
         make(mixture, noise, vp, np.array([1.0, 0.01]), tolerance=tolerance)
 
 
+@pytest.mark.parametrize("first", [0, -5])
+def test_first_below_one_step(vp, mixture, noise, first):
+    """Twice nothing is nothing: two equal answers would count as converged."""
+    with pytest.raises(OptionError, match=f"the reference's first={first} must be at least 1"):
+        self_converged(mixture, noise, vp, np.array([1.0, 0.01]), first=first)
+
+
 def test_most_below_two_runs(vp, mixture, noise):
     with pytest.raises(OptionError, match="most=15 must be at least twice first=10"):
         self_converged(mixture, noise, vp, np.array([1.0, 0.01]), first=10, most=15)
@@ -130,6 +168,12 @@ def test_a_model_that_returns_nan(vp, noise, make):
 
     with pytest.raises(ModelError, match="the model returned NaN or infinity"):
         make(model, noise, vp, np.array([1.0, 0.01]))
+
+
+@pytest.mark.parametrize("make", [exact, self_converged])
+def test_a_model_that_answers_in_another_shape(vp, noise, make):
+    with pytest.raises(ModelError, match=r"the model's answer has shape \(6, 1\) where \(6, 2\) was expected"):
+        make(lambda x, t: x[:, :1], noise, vp, np.array([1.0, 0.01]))
 
 
 def test_methods_are_named():

@@ -52,6 +52,19 @@ def test_resolve_takes_names_and_objects(pumps):
     assert registry.resolve("plain").name == "plain"
     pump = Pump(1)
     assert pumps.resolve(pump) is pump
+    assert Registry("pump", base=Pump).resolve(pump) is pump
+
+
+@pytest.mark.parametrize("thing", [Pump, None, 3, ["plain"]])
+def test_resolve_refuses_what_is_neither(thing):
+    with pytest.raises(OptionError, match=r"pump=.* must be a name or a Pump object"):
+        Registry("pump", base=Pump).resolve(thing)
+
+
+@pytest.mark.parametrize("name", [["a"], {"name": "plain"}, None, 3])
+def test_a_name_that_is_not_a_string(pumps, name):
+    with pytest.raises(OptionError, match=r"unknown pump .*: .*known names are fast, plain$"):
+        pumps.create(name)
 
 
 def test_mistakes(pumps):
@@ -66,6 +79,23 @@ def test_mistakes(pumps):
     with pytest.raises(OptionError, match="pump name 'plain' is taken by Pump"):
         pumps.register("plain")(type("Other", (), {}))
     assert pumps.create("plain", size=1).size == 1
+
+
+def test_a_taken_name_is_not_replaced_by_the_same_class_with_another_preset(pumps):
+    for preset in ({}, {"speed": 2.0}):
+        with pytest.raises(OptionError, match=r"pump name 'fast' is taken by Pump\(speed=9\.0\)$"):
+            pumps.register("fast", **preset)(Pump)
+    assert pumps.create("fast", size=1).speed == 9.0
+    pumps.register("fast", speed=9.0)(Pump)  # a module that is imported twice says the same twice
+
+
+def test_a_preset_must_be_an_option_of_the_class_and_of_its_type(pumps):
+    with pytest.raises(OptionError, match="pump 'slow' has no option 'sped': its options are size, speed"):
+        pumps.register("slow", sped=0.1)(Pump)
+    assert "slow" not in pumps.names()
+    pumps.register("slow", speed="slowly")(Pump)
+    with pytest.raises(OptionError, match="pump 'slow': speed='slowly' must be a number"):
+        pumps.create("slow", size=1)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +137,16 @@ def test_plugins_come_from_the_entry_point_group(monkeypatch):
     assert registry.create("theirs", size=4).size == 4
     assert registry.names() == ["plain", "theirs"]
     assert looked_up == ["house.pumps"]
+
+
+def test_a_plugin_may_register_itself_with_a_preset(monkeypatch):
+    registry = Registry("pump", group="house.pumps")
+
+    def load():
+        return registry.register("theirs", speed=4.0)(Pump)
+
+    monkeypatch.setattr("pndm.registry.entry_points", lambda group: [SimpleNamespace(name="theirs", load=load)])
+    assert registry.create("theirs", size=1).speed == 4.0
 
 
 def test_pndm_names_what_design_names():

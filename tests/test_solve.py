@@ -120,6 +120,40 @@ def test_a_large_batch_of_finite_numbers_is_finite(dtype):
     assert solution.nfe == 1
 
 
+def test_an_answer_too_large_for_the_dtype_of_the_state_is_not_finite_there():
+    """100 000 is above the largest float16."""
+    with pytest.raises(ModelError, match=r"NaN or infinity: solver ddim, step 1, evaluation 1 of 5, at t = 999$"):
+        solve(lambda x, t: torch.full_like(x, 1e5, dtype=torch.float32), draw(2, 3, dtype=torch.float16), solver="ddim",
+              steps=5)  # fmt: skip
+
+
+def test_a_start_with_nan_that_the_model_masks():
+    x = draw(2, 3)
+    x[1, 2] = torch.nan
+    sentence = r"the state at the end holds NaN or infinity, though .* finite in torch\.float64: solver ddim$"
+    with pytest.raises(ModelError, match=sentence):
+        solve(lambda x, t: torch.tanh(x.nan_to_num()), x, solver="ddim", steps=5)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_a_solver_whose_last_step_divides_by_0(denoise):
+    class Divides(solvers.Solver):
+        order, evaluations_per_step = 1, 1
+
+        def step(self, x, t, s):
+            e = yield x, t
+            return self.transfer(x, e, t, s) / (s != self.times[-1])
+
+    with pytest.raises(ModelError, match=r"the state at the end holds NaN or infinity, .*: solver Divides$"):
+        solve(lambda x, t: torch.tanh(x.nan_to_num(posinf=0, neginf=0)), draw(2, 3), solver=Divides(), steps=5,
+              schedule=VP, denoise=denoise)  # fmt: skip
+
+
+def test_a_complex_answer_is_refused():
+    with pytest.raises(ModelError, match=r"is torch\.complex128 where real numbers were expected: solver ddim, step 1"):
+        solve(lambda x, t: x * (1 + 0j), draw(2, 3), solver="ddim", steps=5)
+
+
 @pytest.mark.parametrize(
     ("answer", "shape"),
     [
@@ -306,6 +340,17 @@ BAD = [
     ({"t_start": 5, "t_end": 6}, "t_start=5 must be later"),
     ({"x": torch.zeros(2, 3, dtype=torch.int64)}, "x must be of a floating-point dtype, not torch.int64"),
     ({"x": torch.zeros(2, 3, dtype=torch.complex64)}, "x must be of a floating-point dtype, not torch.complex64"),
+    ({"x": np.zeros((2, 3))}, r"x must be a torch tensor of shape \(B, \*shape\), not ndarray"),
+    ({"x": torch.zeros(())}, r"x must be a torch tensor of shape \(B, \*shape\), not one of shape \(\)"),
+    ({"solver": solvers.Solver}, "solver=<class '.*Solver'> must be a name or a Solver object"),
+    ({"solver": None}, "solver=None must be a name or a Solver object"),
+    ({"schedule": torch.zeros(1000)}, "schedule=tensor.* must be a name or a Schedule object"),
+    ({"grid": ["a", "b"]}, r"grid=\['a', 'b'\] must be a name, a Grid object or one list of decreasing numbers"),
+    ({"grid": [[3.0], [2.0, 1.0]]}, r"grid=\[\[3\.0\], \[2\.0, 1\.0\]\] must be a name, a Grid object or one list"),
+    ({"grid": grids.Grid}, "grid=<class '.*Grid'> must be a name, a Grid object or one list"),
+    ({"t_start": "abc"}, "t_start='abc' must be a number"),
+    ({"t_end": [3, 2]}, r"t_end=\[3, 2\] must be a number"),
+    ({"solver": "ddpm", "generator": 0}, r"generator=0 must be a torch\.Generator, such as .*manual_seed\(0\)"),
     ({"solver": "ddpm", "generator": [torch.Generator()]}, "generator is a list of 1, but the state holds 2 samples"),
     ({"solver": "ddpm", "generator": SampleNoise(0, range(5))}, "state holds 2 samples, the noise source 5"),
 ]

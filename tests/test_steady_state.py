@@ -49,7 +49,7 @@ def test_a_device_is_never_waited_for(name, monkeypatch):
     x = torch.empty(STATE, device="meta")
     solution = solve(model, x, solver=name, steps=12, generator=torch.empty_like)
     assert solution.x.device.type == "meta"
-    assert asked == [solution.nfe]
+    assert asked == [solution.nfe + 1]  # every answer, and the state at the end
 
 
 def test_what_another_device_answered_is_read_once_and_in_order(monkeypatch):
@@ -65,3 +65,13 @@ def test_what_another_device_answered_is_read_once_and_in_order(monkeypatch):
         solve(model, torch.randn(STATE), solver="ddim", steps=12)
     assert alive.operations.count("_local_scalar_dense.default") <= 12
     assert "_local_scalar_dense.default" not in alive.operations[: alive.operations.index("stack.default")]
+
+
+@pytest.mark.parametrize("name", ["ddim", "plms"])
+def test_a_last_state_that_is_not_finite_is_read_with_the_answers(name, monkeypatch):
+    init = _Evaluator.__init__
+    monkeypatch.setattr(_Evaluator, "__init__", lambda self, *a: (init(self, *a), setattr(self, "at_once", False))[0])
+    x = torch.randn(STATE)
+    x[0, 0, 0, 0] = torch.nan
+    with pytest.raises(pndm.ModelError, match=f"the state at the end holds NaN or infinity, .*: solver {name}$"):
+        solve(lambda x, t: torch.tanh(x.nan_to_num()), x, solver=name, steps=12)

@@ -26,12 +26,15 @@ def load(name: str, folder: str | Path | None = None, split: str = "train", limi
 
     The files are looked for in `folder` when given; otherwise in $PNDM_DATA/<name> and $PNDM_DATA, in
     /usr/share/datasets/<name>, and in ./data/<name>. All images are held in memory. Raises OptionError for an unknown
-    name or split, when the files are absent (with how to get them), and when one is not what it should be.
+    name or split, for a limit below 1, when the files are absent (with how to get them), and when one is not what it
+    should be.
     """
     if name not in SOURCES:
         raise unknown_name("data", name, SOURCES)
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit={limit} must be at least 1, or None for all images")
     source = SOURCES[name]
     layout, place = _find(name, source, folder, split)
     images, labels = layout.reader(source, place, layout.files[split], split, limit)

@@ -20,6 +20,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pndm.errors import OptionError
 from pndm.metrics.estimate import Estimate, Means, Resampling, check_enough, estimate
 
 BLOCK = 1000
@@ -31,11 +32,13 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class KernelDistance:
-    """The kernel distance to the features of some real images, (R, d)."""
+    """The kernel distance to the features of some real images, (R, d). Raises OptionError for fewer than 2 of them."""
 
     least = 2
 
     def __init__(self, real: Tensor, *, bootstrap: int = 200, seed: int = 0):
+        if len(real) < self.least:
+            raise OptionError(f"kid: real={len(real)} images are too few: it needs at least {self.least}")
         self.real = real.double()
         size = len(real)
         total = sum(kernel(block, self.real).sum().item() for block in self.real.split(BLOCK))

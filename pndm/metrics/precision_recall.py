@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pndm.errors import OptionError
 from pndm.metrics.estimate import Estimate, Means, Resampling, check_enough, share
 
 BLOCK = 1000  # rows of the matrix of distances that are held at a time
@@ -35,9 +36,14 @@ def covered(x: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
 
 
 class PrecisionRecall:
-    """Precision and recall against the features of some real images, (R, d)."""
+    """Precision and recall against the features of some real images, (R, d).
+
+    Raises OptionError for `neighbours` below 1, and when there are not more images than that.
+    """
 
     def __init__(self, real: Tensor, *, neighbours: int = 3, bootstrap: int = 200, seed: int = 0):
+        if neighbours < 1:
+            raise OptionError(f"precision_recall: neighbours={neighbours} must be at least 1")
         self.neighbours, self.least = neighbours, neighbours + 1
         check_enough("precision_recall", len(real), self.least)
         self.real, self.reach = real.double(), radii(real.double(), neighbours)

@@ -95,7 +95,10 @@ def _from_file(name: str | os.PathLike[str], dtype: torch.dtype) -> Pretrained:
             raise OptionError(
                 f"checkpoint {file}: its metadata lack {entry!r}, so it is not known how to sample from it"
             )
-    schedule = schedules.create(metadata["schedule"])
+    try:
+        schedule = schedules.create(metadata["schedule"])
+    except OptionError as error:
+        raise OptionError(f"checkpoint {file}: its metadata have no usable schedule: {error}") from error
     return Pretrained(network, _shape(network), schedule, metadata["predicts"], metadata["data"], metadata)
 
 

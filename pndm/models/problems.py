@@ -28,9 +28,6 @@ from pndm.models.points import Points
 from pndm.registry import Registry
 from pndm.schedules import Schedule, schedules
 
-problems: Registry[Problem] = Registry("problem", group="pndm.problems")
-register, create, names = problems.register, problems.create, problems.names
-
 
 class Problem:
     """A distribution of data with exact eps.
@@ -80,6 +77,10 @@ class Problem:
         mean, variance = self.distribution.norm_moments()
         a, s, count = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2, math.prod(self.shape)
         return a * mean + s * count, a * a * variance + 4 * a * s * mean + 2 * s * s * count
+
+
+problems: Registry[Problem] = Registry("problem", group="pndm.problems", base=Problem)
+register, create, names = problems.register, problems.create, problems.names
 
 
 @register("gaussian")

@@ -39,9 +39,6 @@ OnStep = Callable[[int, float, Tensor], None]
 FIRST = ("network", "analytic")
 T = TypeVar("T")
 
-solvers: Registry[Solver] = Registry("solver", group="pndm.solvers")
-register, create, names = solvers.register, solvers.create, solvers.names
-
 
 class Solver:
     """A numerical method. An object made by its constructor holds options only; `begin` makes the one that runs.
@@ -127,6 +124,10 @@ class Solver:
     def noiseless(self, s: float) -> bool:
         """Whether sigma(s) = 0: there eps is undefined, and a solver must not ask for it."""
         return self.schedule.sigma(s) == 0
+
+
+solvers: Registry[Solver] = Registry("solver", group="pndm.solvers", base=Solver)
+register, create, names = solvers.register, solvers.create, solvers.names
 
 
 def drive(asking: Generator[Question, Tensor, T], evaluate: Evaluate) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,35 +41,48 @@ class PFODE(Solver):
         raise OptionError("solver 'pf_ode' chooses its own steps, so it cannot be driven one step at a time")
 
     def integrate(self, x: Tensor, evaluate: Evaluate, on_step: OnStep) -> Tensor:
-        from scipy.integrate import solve_ivp  # slow to import, and only needed here
-
         start, end = float(self.times[0]), float(self.times[-1])
         stop = min(start, max(end, self.schedule.t_least)) if self.noiseless(end) else end
+        last = self._followed(x, start, stop, evaluate, on_step) if stop < start else x
+        if stop == end:
+            return last
+        e, manifold = evaluate(last, stop), Manifold(self.schedule)
+        for k, t in enumerate(self.times[1:].tolist(), start=1):
+            if t < stop:
+                x = manifold(last, e, stop, t)
+                on_step(k, t, x)
+        return x
+
+    def _followed(self, x: Tensor, start: float, stop: float, evaluate: Evaluate, on_step: OnStep) -> Tensor:
+        """The state at `stop`; on_step follows each time of the grid down to there.
+
+        Scipy's method is stepped here, since its solve_ivp would hold the states at all those times until the end.
+        """
+        from scipy.integrate import RK45  # slow to import, and only needed here
+
         reached = start
 
-        def slope(t: float, flat):  # type: ignore[no-untyped-def]
+        def slope(t: float, flat: np.ndarray) -> np.ndarray:
             nonlocal reached
             reached = t
-            state = torch.from_numpy(flat).to(x).view_as(x)
+            state = as_state(flat)
             return self.transfer.direction(state, t, evaluate(state, t)).double().flatten().cpu().numpy()
 
-        last = x
-        if stop < start:
-            flat = x.double().flatten().cpu().numpy()
-            shown = [*self.times[self.times > stop], stop]
-            found = solve_ivp(slope, (start, stop), flat, "RK45", t_eval=shown, rtol=self.rtol, atol=self.atol)
-            if not found.success:
-                raise ModelError(f"solver pf_ode gave up at t = {reached:g}: {found.message}")
-            states = torch.from_numpy(found.y.T.copy()).to(x).view(-1, *x.shape)
-            last = states[-1]
-            for k, t in enumerate(self.times[1:].tolist(), start=1):
-                if t >= stop:
-                    on_step(k, t, states[k])
-        if stop > end:
-            e, manifold = evaluate(last, stop), Manifold(self.schedule)
-            for k, t in enumerate(self.times[1:].tolist(), start=1):
-                if t < stop:
-                    x = manifold(last, e, stop, t)
-                    on_step(k, t, x)
-            return x
+        def as_state(flat: np.ndarray) -> Tensor:
+            return torch.from_numpy(flat).to(x).view_as(x)
+
+        method = RK45(slope, start, x.double().flatten().cpu().numpy(), stop, rtol=self.rtol, atol=self.atol)
+        shown = [t for t in self.times[1:].tolist() if t > stop]
+        k = 0
+        while method.status == "running":
+            message = method.step()
+            if method.status == "failed":
+                raise ModelError(f"solver pf_ode gave up at t = {reached:g}: {message}")
+            interpolant = method.dense_output()
+            while k < len(shown) and shown[k] >= method.t:
+                on_step(k + 1, shown[k], as_state(interpolant(shown[k])))
+                k += 1
+        last = as_state(method.y)
+        if stop in self.times:
+            on_step(k + 1, stop, last)
         return last

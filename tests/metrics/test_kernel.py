@@ -67,6 +67,13 @@ def test_merging_workers_equals_one(monkeypatch):
     assert first.compute() == first.compute()  # asking changes nothing
 
 
+def test_too_few_real_images():
+    """One has no pair: the mean over pairs would be 0 / 0."""
+    for count in (0, 1):
+        with pytest.raises(OptionError, match=f"kid: real={count} images are too few: it needs at least 2"):
+            KernelDistance(torch.ones(count, 3))
+
+
 def test_too_few():
     with pytest.raises(OptionError, match="samples=1 is too few for the metric kid: it needs at least 2"):
         measured(rows(1, 1), rows(10, 2))

@@ -51,6 +51,12 @@ def test_at_most_as_many_as_real_ones_are_kept():
     assert other.compute() == metric.compute()
 
 
+@pytest.mark.parametrize("neighbours", [0, -1])
+def test_refused_neighbours(neighbours):
+    with pytest.raises(OptionError, match=f"precision_recall: neighbours={neighbours} must be at least 1"):
+        PrecisionRecall(rows(10, 0), neighbours=neighbours)
+
+
 def test_too_few():
     with pytest.raises(OptionError, match="samples=3 is too few for the metric precision_recall: it needs at least 4"):
         measured(rows(3, 1), rows(10, 0))

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from pndm.errors import OptionError
-from pndm.models import checkpoint
+from pndm.models import checkpoint, pretrained
 from pndm.models.checkpoint import load_checkpoint, save_checkpoint
 from pndm.models.unet import UNet, UNetConfig
 
@@ -35,6 +35,16 @@ def path(tmp_path: Path, model: UNet) -> Path:
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, model, half=False, **WORDS)
     return path
+
+
+def test_a_schedule_that_is_not_a_name_is_refused(tmp_path: Path, model: UNet) -> None:
+    """Such a checkpoint is not ours: training writes the name of the schedule."""
+    path = tmp_path / "theirs.safetensors"
+    save_checkpoint(path, model, half=False, schedule={"name": "linear"}, predicts="eps", data="mnist")
+    with pytest.raises(
+        OptionError, match=r"theirs\.safetensors: its metadata have no usable schedule: unknown schedule"
+    ):
+        pretrained.load(path)
 
 
 def test_round_trip_is_exact(path: Path, model: UNet) -> None:

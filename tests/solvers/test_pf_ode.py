@@ -1,9 +1,12 @@
 """The adaptive probability flow: where it asks, what it costs, how it ends, and when it gives up."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from pndm import ModelError, OptionError, schedules, solve, solvers
+from pndm.models.memory import Alive
 
 LINEAR, VP = schedules.create("linear"), schedules.create("vp_linear")
 
@@ -24,6 +27,31 @@ def test_evaluations_grow_with_the_tolerance_and_not_with_steps(mixture, noise):
     ]
     assert nfe[0] < nfe[1] < nfe[2]
     assert solve(mixture, noise, solver="pf_ode", steps=2, schedule=VP).nfe == nfe[0]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 200])
+def test_states_and_evaluations_are_those_of_scipys_solve_ivp(mixture, noise, steps):
+    """At every time of the grid, however many of them fall into one of its steps."""
+
+    def slope(t, flat):
+        x = torch.from_numpy(flat).view(6, 2)
+        eps = mixture(x, torch.full((6,), t, dtype=torch.float64))
+        return VP.dlog_alpha(t) * (x - eps / VP.sigma(t)).flatten().numpy()
+
+    solver = solvers.create("pf_ode", rtol=1e-6, atol=1e-6)
+    solution = solve(mixture, noise, solver=solver, steps=steps, schedule=VP, t_end=0.01, trajectory=True)
+    found = solve_ivp(slope, (1.0, 0.01), noise.flatten().numpy(), t_eval=solution.times, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(solution.trajectory.flatten(1).numpy(), found.y.T, rtol=0, atol=1e-10)
+    assert torch.equal(solution.trajectory[-1], solution.x)
+    assert solution.nfe == found.nfev
+
+
+@pytest.mark.parametrize("schedule", [VP, LINEAR], ids=["to some noise", "to none"])
+def test_few_states_are_held_however_many_times_are_asked_for(schedule):
+    x = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    with Alive() as alive:
+        solve(lambda x, t: torch.tanh(x), x, solver="pf_ode", steps=200, schedule=schedule)
+    assert alive.peak <= 8 * x.numel() * x.element_size()
 
 
 def test_the_last_stretch_to_a_clean_end_is_one_manifold_step(noise):
