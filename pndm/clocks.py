@@ -25,6 +25,7 @@ CLOCKS: dict[str, tuple[Callable[[Schedule, float], float], Callable[[Schedule, 
 }
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_SHRINKING = 0.25 ** np.arange(1, 17)  # to 2e-10: what is left counts for nothing, and no place in it rounds to the end
 _LAGUERRE = np.polynomial.laguerre.laggauss(16)
 
 
@@ -72,6 +73,12 @@ def _quadrature(path: Schedule, clock: str, measure: str, t: float, s: float) ->
     """Values of the clock, and their shares of the measure, between t and s."""
     if path.sigma(s) == 0 and measure == "snr":
         return np.array([CLOCKS[clock][0](path, s)]), np.array([1.0])  # an infinite measure, all of it at the end
+    if measure == "t" and clock != "t":
+        # At the data's own time rho has a root and lam a logarithm: pieces shrink towards it.
+        shrinking = path.t_data + _SHRINKING
+        ends = np.union1d(_breaks(path, t, s), shrinking[(shrinking < t) & (shrinking > s)])
+        times, lengths = _gauss(ends[::-1])
+        return _read(path, clock, times), lengths / lengths.sum()
     if path.sigma(s) == 0 and clock == "lam":
         distance, mass = _LAGUERRE  # d rho = -e^-lam d lam, from lam_t to infinity
         return path.lam(t) + distance, mass / mass.sum()
@@ -79,9 +86,6 @@ def _quadrature(path: Schedule, clock: str, measure: str, t: float, s: float) ->
         ends = np.array([CLOCKS[clock][0](path, t), CLOCKS[clock][0](path, s)])
         places, lengths = _gauss(ends)
         return places, lengths / lengths.sum()
-    if measure == "t":
-        times, lengths = _gauss(_breaks(path, t, s))
-        return _read(path, clock, times), lengths / lengths.sum()
     if path.sigma(s) == 0:  # only rho is finite there
         rho, lengths = _gauss(np.array([path.rho(time) for time in _breaks(path, t, s)]))
         return _read(path, clock, path.t_of_rho(rho)), lengths / lengths.sum()

@@ -19,6 +19,8 @@ from pndm.errors import OptionError
 from pndm.registry import Registry
 from pndm.schedules import Schedule
 
+_MOST = 700.0  # of the logarithm of a float64
+
 
 class Grid:
     """A rule for placing times."""
@@ -212,6 +214,12 @@ class Karras(_NoiseGrid):
     def level(self, schedule: Schedule, t: float) -> float:
         if self.power <= 0:
             raise OptionError(f"grid 'karras': power={self.power} must be positive")
+        if -schedule.lam(t) > _MOST * self.power:
+            least = -schedule.lam(t) / _MOST
+            raise OptionError(
+                f"grid 'karras': power={self.power} must be above {least:.3g} here, where rho reaches "
+                f"{schedule.rho(t):.3g}, or rho^(1/power) overflows"
+            )
         return schedule.rho(t) ** (1 / self.power)
 
     def invert(self, levels: np.ndarray, schedule: Schedule) -> np.ndarray:

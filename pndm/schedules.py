@@ -23,6 +23,7 @@ Time = TypeVar("Time", float, np.ndarray, torch.Tensor)
 T = TypeVar("T")
 
 _MOST_REMEMBERED = 8192
+_LEAST = 1e-300  # of alpha squared: rho squared must be a number, with room for the factors of a solver
 
 
 def _math(t: Any) -> Any:
@@ -119,7 +120,7 @@ class DiscreteSchedule(Schedule):
     the spline would overshoot, in a sparse or uneven table, straight lines in ln ᾱ take its place: noise must not fall
     as time grows.
 
-    Shapes: alphas_cumprod is (T,), decreasing, in (0, 1). Raises OptionError otherwise.
+    Shapes: alphas_cumprod is (T,), decreasing, in [1e-300, 1). Raises OptionError otherwise.
     """
 
     t_clean = -1.0
@@ -135,6 +136,10 @@ class DiscreteSchedule(Schedule):
         if not (np.all(np.diff(table) < 0) and 0 < table[-1] and table[0] < 1):
             raise OptionError(
                 "alphas_cumprod must decrease strictly from below 1 to above 0: noise grows with the index"
+            )
+        if table[-1] < _LEAST:
+            raise OptionError(
+                f"alphas_cumprod ends at {table[-1]:g} and must stay at or above {_LEAST:g}, or rho overflows"
             )
         self.train_steps = len(table)
         self.t_noise = self.train_steps - 1.0
@@ -278,6 +283,11 @@ class VPLinear(Schedule):
         if not 0 < self.beta_min < self.beta_max:
             raise OptionError(
                 f"vp_linear: beta_min={self.beta_min}, beta_max={self.beta_max} must satisfy 0 < min < max"
+            )
+        if self.beta_min + self.beta_max > -2 * math.log(_LEAST):
+            raise OptionError(
+                f"vp_linear: beta_min={self.beta_min}, beta_max={self.beta_max} must have a mean of at most "
+                f"{-math.log(_LEAST):.1f}, or rho overflows"
             )
         if not 0 <= self.t_clean < 1:
             raise OptionError(f"vp_linear: t_clean={self.t_clean} must be at least 0 and below 1")

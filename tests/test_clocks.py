@@ -89,6 +89,48 @@ def test_a_step_into_the_clean_end_is_the_limit_of_steps_towards_it(clock, measu
     np.testing.assert_allclose(at_the_end, near, rtol=2e-3)
 
 
+@by_path
+@pytest.mark.parametrize("clock", ["rho", "lam"])
+def test_a_linear_step_into_the_clean_end_integrates_over_time(path, clock):
+    """By scipy over v with u = end + v^4, in which the clock's root or logarithm at the end is tame."""
+    asked = [0.05 * path.t_noise, 0.1 * path.t_noise, 0.15 * path.t_noise]
+    t, end = asked[0], path.t_data
+    known = [read(path, clock, u) for u in asked]
+
+    def basis(u, j):
+        own = read(path, clock, u)
+        return math.prod((own - other) / (known[j] - other) for i, other in enumerate(known) if i != j)
+
+    knots = [n**0.25 for n in range(1, math.ceil(t - end))]
+    options = {"epsabs": 0, "epsrel": 1e-11, "limit": 1000, "points": knots or None}
+    wanted = [
+        quad(lambda v, j=j: 4 * v**3 * basis(end + v**4, j), 0, (t - end) ** 0.25, **options)[0] / (t - end)
+        for j in range(3)
+    ]
+    np.testing.assert_allclose(polynomial_weights(path, clock, "t", asked, t, end), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clock", ["t", "rho"])
+@by_path
+def test_x0_of_a_step_into_the_clean_end_is_the_one_at_that_end(path, clock):
+    """1/rho is infinite there, so the whole measure lies at the end: the weights extrapolate to it."""
+    asked = [0.05 * path.t_noise, 0.1 * path.t_noise, 0.15 * path.t_noise]
+    known, own = [read(path, clock, u) for u in asked], 0.0 if clock == "rho" else path.t_data
+    wanted = [
+        math.prod((own - other) / (known[j] - other) for i, other in enumerate(known) if i != j) for j in range(3)
+    ]
+    np.testing.assert_allclose(polynomial_weights(path, clock, "snr", asked, asked[0], path.t_data), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("clock", "measure"), [("t", "rho"), ("rho", "t"), ("lam", "t"), ("t", "snr")])
+def test_a_continuous_path_is_integrated_in_pieces(clock, measure):
+    """One step over nearly all of time, on which one piece of 16 places is not enough."""
+    asked, s = [1.0, 0.9, 0.8], 1e-4
+    path = schedules.create("vp_linear", beta_max=60.0)
+    weights = polynomial_weights(path, clock, measure, asked, 1.0, s)
+    np.testing.assert_allclose(weights, integrated(path, clock, measure, asked, 1.0, s), rtol=1e-8)
+
+
 def test_one_evaluation_has_the_weight_one():
     assert polynomial_weights(VP, "t", "rho", [0.5], 0.5, 0.4) == [1.0]
 

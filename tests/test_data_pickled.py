@@ -104,6 +104,24 @@ def test_plain_data_are_read_as_python_does(value: object) -> None:
     assert read_pickle(pickle.dumps(value, protocol=2)) == value
 
 
+def test_what_is_shared_is_read_once() -> None:
+    """383 bytes that nest one dictionary 2^32 times, as a stranger's file could: pickle itself takes no time for it."""
+    nested: dict = {"end": 1}
+    for _ in range(32):
+        nested = {"a": nested, "b": nested}
+    read = read_pickle(pickle.dumps(nested, protocol=2))
+    for _ in range(32):
+        assert read["a"] is read["b"]
+        read = read["a"]
+    assert read == {"end": 1}
+
+
+def test_keys_that_take_for_ever_to_hash_are_refused() -> None:
+    nested = b"N" + b"q\x00h\x00\x86" * 40  # (k, k), and that again
+    with pytest.raises(PickleError, match="a tuple as a key"):
+        read_pickle(b"\x80\x02}" + nested + b"Ns.")
+
+
 class Bomb:
     """What a stranger's pickle can do."""
 

@@ -73,6 +73,12 @@ def test_karras_is_equation_5_of_the_paper():
     np.testing.assert_allclose(VP.rho(grids.times("karras", n - 1, VP, t_end=0.01)), sigma, rtol=1e-9)
 
 
+def test_the_least_power_of_karras_still_gives_equal_steps():
+    path, power = LINEAR, 0.1
+    times = grids.times(grids.create("karras", power=power), 5, path)
+    assert_equal_steps(path.rho(without_last_step(times, path)) ** (1 / power))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 50, 300, 999, 1000])
 @pytest.mark.parametrize("grid", INTEGER)
 def test_integer_grids_ask_at_diffusers_timesteps(grid, steps):
@@ -135,6 +141,13 @@ BAD = [
     ([999.0, -1.5], 5, {}, r"the given times: times must lie in \[-1, 999\], not 999 to -1.5"),
     (grids.create("quadratic", power=0.0), 5, {}, "grid 'quadratic': power=0.0 must be positive"),
     (grids.create("karras", power=-1.0), 5, {}, "grid 'karras': power=-1.0 must be positive"),
+    (
+        grids.create("karras", power=0.001),
+        5,
+        {},
+        "power=0.001 must be above 0.00723 here, where rho reaches 157",
+    ),
+    (grids.create("karras", power=1e-310), 5, {}, "grid 'karras': power=1e-310 must be above 0.00723"),
     (grids.create("leading", offset=1), 1000, {}, r"times must lie in \[-1, 999\], not 1000"),
 ]
 

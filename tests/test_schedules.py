@@ -201,12 +201,27 @@ BAD = [
     ("cosine", {"train_steps": 3}, "cosine: .*train_steps=3 must satisfy .*train_steps >= 6"),
     ("vp_linear", {"beta_min": 0.0}, "vp_linear: beta_min=0.0, beta_max=20.0 must satisfy 0 < min < max"),
     ("vp_linear", {"beta_max": 0.1}, "vp_linear: beta_min=0.1, beta_max=0.1 must satisfy 0 < min < max"),
+    (
+        "vp_linear",
+        {"beta_max": 3000.0},
+        "vp_linear: beta_min=0.1, beta_max=3000.0 must have a mean of at most 690.8, or",
+    ),
+    (
+        "vp_linear",
+        {"beta_max": math.inf},
+        "vp_linear: beta_min=0.1, beta_max=inf must have a mean of at most 690.8, or",
+    ),
     ("vp_linear", {"t_clean": -0.1}, "vp_linear: t_clean=-0.1 must be at least 0 and below 1"),
     ("vp_linear", {"t_clean": 1.0}, "vp_linear: t_clean=1.0 must be at least 0 and below 1"),
     ("table", {"alphas_cumprod": FALLING[:5]}, r"at least 6 numbers, not of shape \(5,\)"),
     ("table", {"alphas_cumprod": FALLING[None]}, r"at least 6 numbers, not of shape \(1, 10\)"),
     ("table", {"alphas_cumprod": FALLING[::-1]}, "must decrease strictly from below 1 to above 0"),
     ("table", {"alphas_cumprod": [*FALLING, 0.0]}, "must decrease strictly from below 1 to above 0"),
+    (
+        "table",
+        {"alphas_cumprod": [*FALLING, 1e-310]},
+        "ends at 1e-310 and must stay at or above 1e-300, or rho overflows",
+    ),
     ("table", {"alphas_cumprod": [1.0, *FALLING]}, "must decrease strictly from below 1 to above 0"),
     ("table", {"alphas_cumprod": [*FALLING, math.nan]}, "must decrease strictly from below 1 to above 0"),
     ("linear", {"beta": 1.0}, "schedule 'linear' has no option 'beta': its options are beta_start, beta_end"),
@@ -218,3 +233,18 @@ BAD = [
 def test_refused(name, options, sentence):
     with pytest.raises(OptionError, match=sentence):
         schedules.create(name, **options)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.create("vp_linear", beta_max=1381.0),
+        schedules.create("table", alphas_cumprod=np.logspace(-3, -299.9, 100)),
+    ],
+    ids=lambda s: s.name,
+)
+def test_the_most_noise_that_is_accepted_is_still_a_number(schedule):
+    t = schedule.t_noise
+    assert schedule.alpha(t) == pytest.approx(1e-150, rel=0.2)
+    assert schedule.rho(t) == pytest.approx(1 / schedule.alpha(t), rel=1e-9)
+    assert schedule.t_of_rho(schedule.rho(t)) == pytest.approx(t, rel=1e-9)

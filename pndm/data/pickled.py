@@ -54,7 +54,7 @@ def read_pickle(data: bytes) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
-                return _plain(stack.pop())
+                return _plain(stack.pop(), {})
             _carry_out(opcode.name, argument, stack, memo)
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
         raise PickleError(f"it is damaged, {error}") from None
@@ -80,6 +80,8 @@ def _carry_out(name: str, argument: Any, stack: list[Any], memo: dict[int, Any])
         stack[-1].extend(values)
     elif name in ("SETITEM", "SETITEMS"):
         values = [stack.pop(-2), stack.pop()] if name == "SETITEM" else _to_mark(stack)
+        if any(isinstance(key, tuple) for key in values[::2]):  # hashing nested ones can take longer than anyone waits
+            raise PickleError("it holds a tuple as a key, which plain data of Python 2 do not need")
         stack[-1].update(zip(values[::2], values[1::2], strict=True))
     elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
         values = _to_mark(stack) if name == "TUPLE" else [stack.pop() for _ in range(int(name[-1]))][::-1]
@@ -108,15 +110,21 @@ def _to_mark(stack: list[Any]) -> list[Any]:
     return values
 
 
-def _plain(value: Any) -> Any:
-    """The value with every made thing replaced by the array that it stands for."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, _Made):
-        return _array(value)
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """The value with every made thing replaced by the array that it stands for.
+
+    done: what has been replaced already, by identity, since a few bytes can nest one thing a billion times over.
+    """
     if isinstance(value, _Name):
         raise PickleError(f"it holds the name {value.name.replace(' ', '.')} alone")
-    return value
+    if not isinstance(value, (dict, _Made)):
+        return value
+    if id(value) not in done:
+        if isinstance(value, _Made):
+            done[id(value)] = _array(value)
+        else:
+            done[id(value)] = {key: _plain(item, done) for key, item in value.items()}
+    return done[id(value)]
 
 
 def _array(made: _Made) -> np.ndarray:

@@ -119,13 +119,15 @@ def load_classifier(path: str | Path) -> Network:
         raise OptionError(
             f"classifier file {str(path)!r} cannot be read as safetensors, the only format accepted ({error})"
         ) from None
+    if KIND not in metadata and WHITENED not in metadata:
+        raise OptionError(
+            f"classifier file {str(path)!r} holds another network: {KIND!r} and {WHITENED!r} are accepted"
+        )
     try:
         if KIND in metadata:
             model: Network = Classifier(ClassifierConfig(**json.loads(metadata[KIND]))).fold()
-        elif WHITENED in metadata:
-            model = WhitenedClassifier(WhitenedConfig(**json.loads(metadata[WHITENED]))).fold()
         else:
-            raise OptionError(f"classifier file {str(path)!r} holds another network: {KIND!r} is accepted")
+            model = WhitenedClassifier(WhitenedConfig(**json.loads(metadata[WHITENED]))).fold()
         model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,7 +23,6 @@ from pndm.errors import OptionError
 DIMENSION = 2048
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-UNREADABLE = (SafetensorError, OSError, EOFError, RuntimeError, TypeError, AttributeError, pickle.UnpicklingError)
 BATCH = 50  # images at a time: the network works at 299 x 299
 
 
@@ -73,8 +70,8 @@ def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
         torch.save(state, buffer)
         buffer.seek(0)
         network = FeatureExtractorInceptionV3("inception", [str(DIMENSION)], feature_extractor_weights_path=buffer)
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # damaged bytes run as instructions of the unpickler, which may fail in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OptionError(f"Inception weights {str(path)!r} are not those of torch-fidelity ({reason})") from None
     network.eval().to(device)
 

@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pndm.errors import OptionError
 from pndm.metrics.estimate import Estimate, Resampling, check_enough, estimate
 
 BINS = 1024
@@ -36,10 +37,10 @@ class SlicedWasserstein:
         self.counts = torch.zeros(1 + bootstrap, directions, BINS)
 
     def update(self, features: Tensor, indices: Sequence[int]) -> None:
-        """Add images as rows (B, d) in [-1, 1]."""
-        self.n += len(features)
+        """Add images as rows (B, d) in [-1, 1]. Raises OptionError for rows that are not finite."""
         once = torch.ones(1, len(features), dtype=torch.float64)
         self.counts += self._counted(features, torch.cat([once, self.resampling.weights(indices)]))
+        self.n += len(features)
 
     def merge(self, other: Self) -> None:
         """Add the samples behind `other`."""
@@ -50,16 +51,21 @@ class SlicedWasserstein:
         """sliced_wasserstein."""
         check_enough("sliced_wasserstein", self.n, self.least)
         width = 2 * self.reach / BINS
-        found = torch.stack([self._distance(counts, width) for counts in self.counts])
-        name = "sliced_wasserstein"
-        return {name: estimate(found[0].item(), self.n, found[1:], least=0.0, biased=True)}
+        value, name = self._distance(self.counts[0], width), "sliced_wasserstein"
+        spread = value.repeat(len(self.counts) - 1)
+        for k, counts in enumerate(self.counts[1:]):
+            if counts.any():  # of a handful of samples a resample may draw none
+                spread[k] = self._distance(counts, width)
+        return {name: estimate(value.item(), self.n, spread, least=0.0, biased=True)}
 
     def _distance(self, counts: Tensor, width: Tensor) -> Tensor:
-        shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+        shares = counts.double() / counts.sum(1, keepdim=True)
         return ((shares - self.real).cumsum(1).abs().sum(1) * width).mean()
 
     def _counted(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Weighted histograms, (W, directions, BINS), of rows (B, d) under weights (W, B)."""
+        if not rows.isfinite().all():
+            raise OptionError("images hold NaN or infinity: only finite numbers are accepted")
         place = rows.detach().to("cpu", torch.float64) @ self.directions / self.reach  # in [-1, 1]
         bins = ((place + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
         count = len(self.reach)

@@ -77,7 +77,7 @@ def _unpickled(path: Path) -> Any:
             f"original checkpoint {path}: holds more than tensors and plain values, which could run code when it is "
             "opened, or is not a pickle at all: refused; save its state dictionary alone where you trust it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged bytes run as instructions of the unpickler, which may fail in any way
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise OptionError(f"original checkpoint {path}: is truncated or damaged ({first}); get it again") from error
 
@@ -97,13 +97,15 @@ def _state_dict(path: Path, found: Any) -> tuple[dict[str, Tensor], bool]:
 
 def _architecture(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> UNetConfig:
     """All of it but the image size follows from the names and shapes of the tensors."""
-    for name in ("conv_in.weight", "temb.dense.0.weight", "down.0.block.0.conv1.weight"):
+    # As many levels as there are numbers: one that is left out is then found missing, and a huge one is not counted to.
+    levels = range(len({"0"} | {found[1] for name in tensors if (found := re.match(r"down\.(\d+)\.", name))}))
+    convolutions = [f"down.{i}.block.0.conv1.weight" for i in levels]
+    for name in ("conv_in.weight", "temb.dense.0.weight", *convolutions):
         if name not in tensors or tensors[name].ndim < 2:
             raise OptionError(
                 f"original checkpoint {path}: has no tensor {name}, so it is not of the DDIM U-Net (Improved DDPM's "
                 "and Score SDE's networks are others)"
             )
-    levels = range(1 + max(int(found[1]) for name in tensors if (found := re.match(r"down\.(\d+)\.", name))))
     attends = [any(name.startswith(f"down.{i}.attn.") for name in tensors) for i in levels]
     if image_size is None:
         if sum(attends) != 1:
@@ -112,11 +114,10 @@ def _architecture(path: Path, tensors: Mapping[str, Tensor], image_size: int | N
                 "be told from it: give image_size"
             )
         image_size = ATTENDS_AT * 2 ** attends.index(True)
-    convolutions = [tensors.get(f"down.{i}.block.0.conv1.weight") for i in levels]
     return UNetConfig(
         image_size=image_size,
         in_channels=tensors["conv_in.weight"].shape[1],
-        channels=tuple(0 if weight is None else weight.shape[0] for weight in convolutions),
+        channels=tuple(tensors[name].shape[0] for name in convolutions),
         blocks=sum(re.fullmatch(r"down\.0\.block\.\d+\.conv1\.weight", name) is not None for name in tensors),
         attention=tuple(attends),
     )
@@ -124,7 +125,8 @@ def _architecture(path: Path, tensors: Mapping[str, Tensor], image_size: int | N
 
 def _renamed(name: str, last: int) -> str:
     """Our name of one of their tensors; an unknown name as it is. last: the index of the last level."""
-    name = re.sub(r"^up\.(\d+)\.", lambda found: f"up_blocks.{last - int(found[1])}.", name)
+    # 9 digits: int refuses thousands of them, and no network has so many levels.
+    name = re.sub(r"^up\.(\d{1,9})\.", lambda found: f"up_blocks.{last - int(found[1])}.", name)
     for theirs, ours in _NAMES.items():
         name = re.sub(theirs, ours, name)
     return name

@@ -120,6 +120,14 @@ def test_file_of_another_network(tmp_path, metadata, reason):
         load_classifier(path)
 
 
+def test_another_network_is_not_called_a_wrong_configuration(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_file({"head.weight": torch.zeros(3, 5)}, path)
+    sentence = "c.safetensors' holds another network: 'pndm.classifier' and 'pndm.whitened_classifier' are accepted$"
+    with pytest.raises(OptionError, match=sentence):
+        load_classifier(path)
+
+
 def test_shipped_files_are_small():
     assert sum(file.stat().st_size for file in PACKAGED.iterdir()) < 1_000_000
 

@@ -1,6 +1,7 @@
 """Inception features: absent package and weights in a sentence; and torch-fidelity's network on untrained weights."""
 
 import sys
+import types
 
 import pytest
 import torch
@@ -43,6 +44,23 @@ def test_other_weights_are_warned_of(tmp_path):
     (tmp_path / "mine.pth").write_bytes(b"mine")
     with pytest.warns(UserWarning, match="does not hold the standard Inception weights"):
         assert len(inception.digest(tmp_path / "mine.pth")) == 64
+
+
+def test_damaged_weights_are_a_sentence(monkeypatch, tmp_path):
+    """Whether torch-fidelity is there or not: a file that cannot be read does not get as far as its network."""
+    monkeypatch.setattr(inception, "check_installed", lambda: None)
+    theirs = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    theirs.FeatureExtractorInceptionV3 = lambda *_, **__: pytest.fail("a damaged file was read")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
+    path = tmp_path / "torn.pth"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    # no bytes: EOFError without a word; the others: IndexError
+    for content in (b"", b"." + whole[1:], b"q" + whole[1:]):
+        path.write_bytes(content)
+        with pytest.raises(OptionError, match=r"torn.pth' are not those of torch-fidelity \(.+\)"):
+            inception.load(path, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

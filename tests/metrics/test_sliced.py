@@ -47,6 +47,27 @@ def test_error_is_the_spread_of_repetitions():
     assert sum(each.error for each in found) / 30 == pytest.approx(values.std().item(), rel=0.35)
 
 
+def test_resamples_that_drew_nothing_have_the_value_itself():
+    """Of the same image twice every resample has the value; 13.5 % of them draw neither."""
+    x, real = images(1, 1, 0.1).repeat(2, 1), images(50, 2)
+    _, found = measured(x, real, bootstrap=200)
+    assert found.resamples == pytest.approx([found.value] * 200, rel=1e-6)
+    assert found.low == pytest.approx(found.high, rel=1e-6)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(number):
+    x, real = images(4, 1), images(10, 2)
+    metric = SlicedWasserstein(real)
+    spoilt = x.clone()
+    spoilt[2, 3] = number
+    for refused in (lambda: metric.update(spoilt, range(4)), lambda: SlicedWasserstein(spoilt)):
+        with pytest.raises(OptionError, match="images hold NaN or infinity: only finite numbers are accepted"):
+            refused()
+    metric.update(x, range(4))
+    assert metric.compute()["sliced_wasserstein"] == measured(x, real)[1]  # nothing was left of those
+
+
 def test_too_few():
     with pytest.raises(OptionError, match="samples=1 is too few for the metric sliced_wasserstein"):
         measured(images(1, 0), images(10, 1))

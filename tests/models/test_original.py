@@ -100,6 +100,12 @@ def _without(name):
             {**random_weights(), "conv_out.weight": torch.zeros(6, 32, 3, 3)},
             "conv_out.weight has shape .6, 32, 3, 3., b",
         ),
+        ({**random_weights(), "down.999999999.x": torch.zeros(1)}, "has no tensor down.2.block.0.conv1.weight"),
+        (
+            {**random_weights(), f"up.{'9' * 5000}.x": torch.zeros(1)},
+            r"tensor up\.9*\.x \(1,\) is not in its architecture",
+        ),
+        ({**random_weights(), "down.1.block.0.conv1.weight": torch.tensor(1.0)}, "has no tensor down.1.block.0.conv1"),
         (random_weights(width=16), r"channels=\(16, 32\): 16 is not a multiple of groups=32"),
     ],
 )
@@ -121,3 +127,19 @@ def test_files_that_cannot_be_read(tmp_path):
         path.write_bytes(data)
         with pytest.raises(OptionError, match=r"refused|truncated"):
             load_original(path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated")
+def test_damaged_files_of_old_torch(tmp_path):
+    """Pickles that are no archive: a damaged byte is another instruction, and IndexError, TypeError or struct.error."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    failures = set()
+    for place in range(len(whole)):
+        for byte in b"qR":
+            path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            with pytest.raises(OptionError, match=r"original checkpoint .*a.ckpt: ") as refused:
+                load_original(path)
+            failures.add(type(refused.value.__cause__))
+    assert {IndexError, TypeError, AssertionError} <= failures
