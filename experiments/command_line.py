@@ -192,6 +192,8 @@ def check(overrides: list[str]) -> None:
     """Compose one point and make everything it names. Raises OptionError for the first thing that cannot be used."""
     cfg = _composed(overrides)
     build.check(cfg)
+    if not cfg.output.strip():
+        raise OptionError(f"output={cfg.output!r} names no folder: give one, or output=. for the one you are in")
     _check_writable(Path(cfg.output))
     name = cfg.experiment.name
     if cfg.tensorboard:

@@ -9,8 +9,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.runs import identity, processes, records, shards
+from experiments.runs import identity, processes, records, shards, tensorboard
 from pndm.errors import OptionError
+
+FOLDERS = ("", shards.FOLDER, tensorboard.FOLDER, "unet", "scheduler")  # of a run's own, where it writes
 
 
 @contextmanager
@@ -33,8 +35,9 @@ def claimed(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OptionError(f"output folder {out} cannot be written ({error.strerror or error})") from None
     try:
-        for left in out.rglob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
-            left.unlink(missing_ok=True)
+        for folder in FOLDERS:
+            for left in records.half_written(out / folder):
+                left.unlink(missing_ok=True)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waited for it sees that and makes a new one

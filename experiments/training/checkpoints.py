@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.runs import records
 from pndm.errors import OptionError
 
 PIECE_BYTES = 16_000_000
@@ -42,7 +43,7 @@ def clean(out: Path) -> None:
     """Remove what a killed run left half-written, and checkpoints that a newer one replaced."""
     for path in out.glob(f".{_PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in out.glob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
+    for path in records.half_written(out):
         path.unlink(missing_ok=True)
     newest = latest(out)
     for path in out.glob(f"{_PREFIX}*"):

@@ -104,6 +104,17 @@ def test_what_a_killed_process_held_is_free(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_what_a_run_left_half_written_is_removed(tmp_path):
+    left = [".record.json.0123abcd.tmp", "samples/.00000000.safetensors.0123abcd.tmp", "tensorboard/.a.0123abcd.tmp",
+            "unet/.config.json.0123abcd.tmp"]  # fmt: skip
+    others = [".mine.tmp", "samples/.mine.tmp", "another-run/.record.json.0123abcd.tmp"]
+    for name in (*left, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    with claimed(tmp_path):
+        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*.tmp")) == sorted(others)
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     from pndm.errors import OptionError
 
