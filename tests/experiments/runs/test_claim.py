@@ -58,6 +58,16 @@ def test_another_run_is_not_overwritten_unless_forced(monkeypatch, capsys, check
     assert json.loads((tmp_path / "record.json").read_text())["seed"] == 1
 
 
+def test_a_refused_command_changes_nothing_in_the_folder(monkeypatch, checkpoint, tmp_path):
+    arguments = [*SMALL, f"model={checkpoint}", f"output={tmp_path}"]
+    run_main(monkeypatch, *arguments)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(before) == ["record.json", "samples.png", "samples.safetensors"]
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, *arguments, "seed=1")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_damaged_record_is_named_and_made_again(monkeypatch, capsys, checkpoint, tmp_path):
     arguments = [*SMALL, f"model={checkpoint}", f"output={tmp_path}"]
     run_main(monkeypatch, *arguments)
