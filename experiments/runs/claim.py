@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -62,10 +63,12 @@ def _is_done(cfg: DictConfig, out: Path) -> bool:
         return False
     try:
         record = records.read_record(path)
+        if mine := record.get("key") == identity.key(cfg):
+            _check_samples(record, out)
     except OptionError as error:
         print(f"made again: {error}", flush=True)
         return False
-    if record.get("key") == identity.key(cfg):
+    if mine:
         shards.tidy(out)
         print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
         return True
@@ -76,3 +79,9 @@ def _is_done(cfg: DictConfig, out: Path) -> bool:
         f"output={out} holds the result of another run, with other {', '.join(other) or 'weights, device or code'}: "
         "choose another folder, or --force replaces it"
     )
+
+
+def _check_samples(record: dict[str, Any], out: Path) -> None:
+    """Raise OptionError where a sampling run's record is there and the samples are not, or not whole."""
+    if record["experiment"] == "sample":
+        shards.check_whole(out, record["samples"])

@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from experiments.runs import shards
 from experiments.runs.claim import claimed
 from tests.experiments.conftest import run_main
 
@@ -77,6 +80,44 @@ def test_a_damaged_record_is_named_and_made_again(monkeypatch, capsys, checkpoin
     assert run_main(monkeypatch, *arguments) == 0
     assert f"made again: record {path} is truncated" in capsys.readouterr().out
     json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), "has no samples"),
+        (lambda path: path.write_bytes(bytes(100)), "samples.safetensors cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "samples.safetensors cannot be read"),
+        (lambda path: save_file({"x": torch.zeros(1, 1, 28, 28)}, path), "holds 1 samples and not 2"),
+    ],
+)
+def test_samples_that_are_lost_or_damaged_are_made_again(monkeypatch, capsys, checkpoint, tmp_path, spoil, said):
+    arguments = [*SMALL, f"model={checkpoint}", f"output={tmp_path}"]
+    run_main(monkeypatch, *arguments)
+    path = tmp_path / "samples.safetensors"
+    whole = path.read_bytes()
+    spoil(path)
+    capsys.readouterr()
+    assert run_main(monkeypatch, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert said in printed.splitlines()[0]
+    assert printed.startswith("made again: ")
+    assert path.read_bytes() == whole
+
+
+def test_a_lost_batch_of_many_samples_is_made_again(monkeypatch, capsys, checkpoint, tmp_path):
+    monkeypatch.setattr(shards, "SMALL_BYTES", 0)
+    arguments = [*SMALL, "batch=1", f"model={checkpoint}", f"output={tmp_path}"]
+    run_main(monkeypatch, *arguments)
+    path = tmp_path / "samples" / "00000001.safetensors"
+    whole = load_file(path)["x"]
+    path.unlink()
+    capsys.readouterr()
+    assert run_main(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out.startswith(f"made again: {tmp_path} holds 1 samples and not 2")
+    assert torch.equal(load_file(path)["x"], whole)
+    assert run_main(monkeypatch, *arguments) == 0
+    assert "done already" in capsys.readouterr().out
 
 
 def test_a_sweep_is_skipped_point_by_point(monkeypatch, capsys, checkpoint, tmp_path):
