@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.runs import identity, processes, records, shards, tensorboard
+from experiments.runs import earlier, identity, processes, records, shards, tensorboard
 from pndm.errors import OptionError
 
 FOLDERS = ("", shards.FOLDER, tensorboard.FOLDER, "unet", "scheduler")  # of a run's own, where it writes
@@ -54,34 +54,40 @@ def is_done(cfg: DictConfig, out: Path) -> bool:
 
 
 def _is_done(cfg: DictConfig, out: Path) -> bool:
-    path = out / "record.json"
+    path = out / earlier.RECORD
     if cfg.force:
-        path.unlink(missing_ok=True)
-        shards.clear(out)
+        earlier.remove(out)
         return False
     if not path.exists():
         return False
+    mine = identity.key(cfg)
     try:
         record = records.read_record(path)
-        if mine := record.get("key") == identity.key(cfg):
-            _check_samples(record, out)
     except OptionError as error:
-        print(f"made again: {error}", flush=True)
-        return False
-    if mine:
-        shards.tidy(out)
-        print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
-        return True
+        if not out.name.endswith(mine[: identity.DIGITS]):  # its name does not say whose it is
+            raise earlier.unreadable(out, error) from None
+        return _made_again(error)
+    if record.get("key") != mine:
+        raise earlier.of_another_run(out, _differences(cfg, record))
+    try:
+        if cfg.experiment.name == "sample":
+            shards.check_whole(out, record["samples"])
+    except OptionError as error:
+        return _made_again(error)
+    shards.tidy(out)
+    print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
+    return True
+
+
+def _made_again(error: OptionError) -> bool:
+    print(f"made again: {error}", flush=True)
+    return False
+
+
+def _differences(cfg: DictConfig, record: dict[str, Any]) -> list[str]:
+    """The options in which a run differs from that of a record."""
+    if record.get("experiment") != cfg.experiment.name:
+        return ["experiment"]
     config, stored = OmegaConf.to_container(cfg, resolve=True), record["config"]
     assert isinstance(config, dict)
-    other = [str(name) for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
-    raise OptionError(
-        f"output={out} holds the result of another run, with other {', '.join(other) or 'weights, device or code'}: "
-        "choose another folder, or --force replaces it"
-    )
-
-
-def _check_samples(record: dict[str, Any], out: Path) -> None:
-    """Raise OptionError where a sampling run's record is there and the samples are not, or not whole."""
-    if record["experiment"] == "sample":
-        shards.check_whole(out, record["samples"])
+    return [str(name) for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]

@@ -72,14 +72,38 @@ def test_a_refused_command_changes_nothing_in_the_folder(monkeypatch, checkpoint
 
 
 def test_a_damaged_record_is_named_and_made_again(monkeypatch, capsys, checkpoint, tmp_path):
-    arguments = [*SMALL, f"model={checkpoint}", f"output={tmp_path}"]
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMALL, f"model={checkpoint}"]
     run_main(monkeypatch, *arguments)
-    path = tmp_path / "record.json"
+    (path,) = tmp_path.glob("outputs/sample/*/record.json")
     path.write_text(path.read_text()[:-100])
     capsys.readouterr()
     assert run_main(monkeypatch, *arguments) == 0
     assert f"made again: record {path} is truncated" in capsys.readouterr().out
     json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("change", [[], ["solver=plms"]])
+def test_a_record_that_cannot_be_read_is_not_replaced_in_a_folder_of_ones_own(
+    monkeypatch, capsys, checkpoint, tmp_path, change
+):
+    """The folder's name does not say that the result in it is of this run."""
+    arguments = [*SMALL, f"model={checkpoint}", f"output={tmp_path}"]
+    run_main(monkeypatch, *arguments)
+    path = tmp_path / "record.json"
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_main(monkeypatch, *arguments, *change)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"run.py: output={tmp_path}: record {path} has schema 1, and this version reads schema 2: run it again; "
+        "choose another folder, or --force replaces it\n"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run_main(monkeypatch, *arguments, *change, "--force") == 0
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize(
