@@ -88,6 +88,11 @@ def _differences(cfg: DictConfig, record: dict[str, Any]) -> list[str]:
     """The options in which a run differs from that of a record."""
     if record.get("experiment") != cfg.experiment.name:
         return ["experiment"]
-    config, stored = OmegaConf.to_container(cfg, resolve=True), record["config"]
-    assert isinstance(config, dict)
-    return [str(name) for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
+    config, stored = _options(OmegaConf.to_container(cfg, resolve=True)), _options(record["config"])
+    return [name for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """A configuration's options by name, with those of its experiment as they are typed: experiment.seed."""
+    own = {f"experiment.{name}": value for name, value in config["experiment"].items()}
+    return {name: value for name, value in config.items() if name != "experiment"} | own
