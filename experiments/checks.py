@@ -79,6 +79,8 @@ def check(cfg: DictConfig, overrides: Sequence[str]) -> None:
         _check_training(cfg)
     elif name != "convert" and cfg.problem.name == "none":
         _check_model(cfg)
+    if not cfg.output.strip():
+        raise OptionError(f"output={cfg.output!r} names no folder: give one, or output=. for the one you are in")
     _check_writable(Path(cfg.output))
     if cfg.tensorboard:
         if name not in ("sample", "train"):

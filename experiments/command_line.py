@@ -114,7 +114,7 @@ def _hydra_main(cfg: DictConfig) -> None:
     try:
         with claim.claimed(out):
             run = {"train": _train, "train_classifier": _train_classifier}.get(cfg.experiment.name, _by_name)
-            if run is not _by_name or not claim.is_done(cfg, out):  # training goes on by itself from where it is
+            if run is _train or not claim.is_done(cfg, out):  # that training goes on by itself from where it is
                 run(cfg, out)
             if cfg.tensorboard and cfg.experiment.name == "sample" and not processes.rank():
                 tensorboard.write(out)
@@ -142,6 +142,10 @@ def _train(cfg: DictConfig, out: Path) -> None:
 
 def _train_classifier(cfg: DictConfig, out: Path) -> None:
     from experiments.config.training import ClassifierTrainConfig
+    from experiments.training import checkpoints
     from experiments.training.classifier import train_classifier
 
-    train_classifier(cast(ClassifierTrainConfig, OmegaConf.to_object(cfg.experiment)), out, build.device(cfg))
+    if cfg.force:
+        checkpoints.remove(out)
+    config, device = cast(ClassifierTrainConfig, OmegaConf.to_object(cfg.experiment)), build.device(cfg)
+    train_classifier(config, out, device, identity.head(cfg, device))

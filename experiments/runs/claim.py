@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.runs import identity, processes, records, shards
+from experiments.runs import earlier, identity, processes, records, shards, tensorboard
 from pndm.errors import OptionError
+
+FOLDERS = ("", shards.FOLDER, tensorboard.FOLDER, "unet", "scheduler")  # of a run's own, where it writes
 
 
 @contextmanager
@@ -33,8 +36,9 @@ def claimed(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OptionError(f"output folder {out} cannot be written ({error.strerror or error})") from None
     try:
-        for left in out.rglob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
-            left.unlink(missing_ok=True)
+        for folder in FOLDERS:
+            for left in records.half_written(out / folder):
+                left.unlink(missing_ok=True)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waited for it sees that and makes a new one
@@ -50,26 +54,45 @@ def is_done(cfg: DictConfig, out: Path) -> bool:
 
 
 def _is_done(cfg: DictConfig, out: Path) -> bool:
-    path = out / "record.json"
+    path = out / earlier.RECORD
     if cfg.force:
-        path.unlink(missing_ok=True)
-        shards.clear(out)
+        earlier.remove(out)
         return False
     if not path.exists():
         return False
+    mine = identity.key(cfg)
     try:
         record = records.read_record(path)
     except OptionError as error:
-        print(f"made again: {error}", flush=True)
-        return False
-    if record.get("key") == identity.key(cfg):
-        shards.tidy(out)
-        print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
-        return True
-    config, stored = OmegaConf.to_container(cfg, resolve=True), record["config"]
-    assert isinstance(config, dict)
-    other = [str(name) for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
-    raise OptionError(
-        f"output={out} holds the result of another run, with other {', '.join(other) or 'weights, device or code'}: "
-        "choose another folder, or --force replaces it"
-    )
+        if not out.name.endswith(mine[: identity.DIGITS]):  # its name does not say whose it is
+            raise earlier.unreadable(out, error) from None
+        return _made_again(error)
+    if record.get("key") != mine:
+        raise earlier.of_another_run(out, _differences(cfg, record))
+    try:
+        if cfg.experiment.name == "sample":
+            shards.check_whole(out, record["samples"])
+    except OptionError as error:
+        return _made_again(error)
+    shards.tidy(out)
+    print(f"done already: {out} (of {record['time']}; --force makes it again)", flush=True)
+    return True
+
+
+def _made_again(error: OptionError) -> bool:
+    print(f"made again: {error}", flush=True)
+    return False
+
+
+def _differences(cfg: DictConfig, record: dict[str, Any]) -> list[str]:
+    """The options in which a run differs from that of a record."""
+    if record.get("experiment") != cfg.experiment.name:
+        return ["experiment"]
+    config, stored = _options(OmegaConf.to_container(cfg, resolve=True)), _options(record["config"])
+    return [name for name in config if name not in identity.WITHOUT_EFFECT and config[name] != stored.get(name)]
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """A configuration's options by name, with those of its experiment as they are typed: experiment.seed."""
+    own = {f"experiment.{name}": value for name, value in config["experiment"].items()}
+    return {name: value for name, value in config.items() if name != "experiment"} | own

@@ -40,7 +40,7 @@ def key(cfg: DictConfig) -> str:
     experiment = {name: value for name, value in config["experiment"].items() if name not in ("cache", "progress")}
     if experiment.get("source"):  # of experiment=convert
         experiment["source"] = _weights(experiment["source"]) or experiment["source"]
-    on_network = config["problem"]["name"] == "none"
+    on_network = config["problem"]["name"] == "none" and experiment["name"] != "train_classifier"
     chosen = {str(inspect.getsourcefile(type(create(GROUPS[group], cfg[group])))) for group in GROUPS}
     everything = {
         **config,

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from pndm.models.checkpoint import write_atomic
 
 SCHEMA = 2
 PACKAGES = ("pndm", "torch", "numpy", "scipy", "hydra-core", "safetensors", "matplotlib")
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the names that pndm.models.checkpoint.write_atomic gives
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -27,6 +29,11 @@ def write(path: Path, content: bytes | str) -> None:
         write_atomic(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise OptionError(f"output file {path} cannot be written ({error.strerror or error})") from None
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What a killed `write` left in a folder: not in those below it, and no file of another name, which is not ours."""
+    return [path for path in folder.glob(".*.tmp") if _ASIDE.fullmatch(path.name) and path.is_file()]
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

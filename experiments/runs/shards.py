@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,22 +79,17 @@ def parts(run: Path) -> Iterator[tuple[range, Tensor]]:
 
     Raises OptionError where there are none, or where one is missing or damaged.
     """
-    together, start = run / TOGETHER, 0
-    files = [together] if together.exists() else sorted((run / FOLDER).glob("*.safetensors"))
-    if not files:
-        raise OptionError(f"{run} has no samples")
-    for path in files:
-        if path != together and int(path.stem) != start:
-            raise OptionError(f"{run} lacks samples from {start} on: run it again, and it makes them")
-        try:
-            with safe_open(path, framework="pt") as file:
-                x = file.get_slice("x")
-                for i in range(0, x.get_shape()[0], PART):
-                    part = x[i : i + PART]
-                    yield range(start, start + len(part)), part
-                    start += len(part)
-        except (OSError, SafetensorError) as error:
-            raise OptionError(f"samples {path} cannot be read ({error}): run it again with --force") from None
+    for begins, x in _files(run):
+        for i in range(0, x.get_shape()[0], PART):
+            part = x[i : i + PART]
+            yield range(begins + i, begins + i + len(part)), part
+
+
+def check_whole(run: Path, samples: int) -> None:
+    """Raise OptionError unless a run's folder holds so many samples; the beginnings of the files tell."""
+    found = sum(x.get_shape()[0] for _, x in _files(run))
+    if found != samples:
+        raise OptionError(f"{run} holds {found} samples and not {samples}")
 
 
 def first(run: Path, count: int) -> Tensor:
@@ -125,6 +121,24 @@ def tidy(run: Path) -> None:
     """Remove the batches of samples that have been put together."""
     if (run / TOGETHER).exists():
         shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def _files(run: Path) -> Iterator[tuple[int, Any]]:
+    """The first index and the x, not yet read, of every file with samples in a run's folder. Raises as `parts` does."""
+    together, begins = run / TOGETHER, 0
+    files = [together] if together.exists() else sorted((run / FOLDER).glob("*.safetensors"))
+    if not files:
+        raise OptionError(f"{run} has no samples")
+    for path in files:
+        if path != together and int(path.stem) != begins:
+            raise OptionError(f"{run} lacks samples from {begins} on: run it again, and it makes them")
+        try:
+            with safe_open(path, framework="pt") as file:
+                x = file.get_slice("x")
+                yield begins, x
+                begins += x.get_shape()[0]
+        except (OSError, SafetensorError) as error:
+            raise OptionError(f"samples {path} cannot be read ({error}): run it again, and it makes them") from None
 
 
 def _entry(path: Path) -> dict[str, str] | None:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.runs import records
 from pndm.errors import OptionError
 
 PIECE_BYTES = 16_000_000
@@ -34,20 +35,30 @@ FORMAT = 1
 
 def latest(out: Path) -> Path | None:
     """The newest whole checkpoint in a run's folder."""
-    found = [path for path in out.glob(f"{_PREFIX}*") if path.is_dir() and path.name.removeprefix(_PREFIX).isdigit()]
-    return max(found, key=lambda path: int(path.name.removeprefix(_PREFIX)), default=None)
+    return max(_whole(out), key=lambda path: int(path.name.removeprefix(_PREFIX)), default=None)
 
 
 def clean(out: Path) -> None:
     """Remove what a killed run left half-written, and checkpoints that a newer one replaced."""
     for path in out.glob(f".{_PREFIX}*.part"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in out.glob(".*.tmp"):  # of pndm.models.checkpoint.write_atomic
+    for path in records.half_written(out):
         path.unlink(missing_ok=True)
     newest = latest(out)
-    for path in out.glob(f"{_PREFIX}*"):
-        if path.is_dir() and path != newest:
+    for path in _whole(out):
+        if path != newest:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(out: Path) -> None:
+    """Remove all checkpoints of a run, which then starts anew."""
+    for path in _whole(out):
+        shutil.rmtree(path)
+
+
+def _whole(out: Path) -> list[Path]:
+    """The whole checkpoints in a run's folder: a folder of another name, as of a copy, is not ours."""
+    return [path for path in out.glob(f"{_PREFIX}*") if path.is_dir() and path.name.removeprefix(_PREFIX).isdigit()]
 
 
 def save(out: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:

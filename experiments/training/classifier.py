@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from tqdm import tqdm
 
 from experiments.config.training import ClassifierTrainConfig
 from experiments.runs import records
+from experiments.training import report
 from experiments.training.augmentation import augment
 from experiments.training.whitened import fit_whitened
 from pndm.data import Dataset, load, to_model, to_uint8
@@ -30,7 +29,6 @@ from pndm.errors import OptionError
 from pndm.metrics.classifier import Classifier, ClassifierConfig, Network, dump_classifier, load_classifier
 from pndm.metrics.frechet import (
     CLASSIFIER,
-    RECORD,
     STATISTICS,
     GaussianStatistics,
     feature_batches,
@@ -117,9 +115,15 @@ def sanity_features(test: Dataset, features: Tensor, model: Network) -> dict[str
     }
 
 
-def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def train_classifier(
+    config: ClassifierTrainConfig,
+    out: Path,
+    device: str | torch.device = "cpu",
+    head: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Train, test, and write classifier, statistics and record (which is returned) into the folder `out`.
 
+    head: what the record begins with, of the command that asks for it (`experiments.runs.identity.head`).
     Everything after training uses the classifier as read back from its half-precision file, so that the statistics
     belong to the features that users will compute. The record comes last and holds the hashes of the other two.
     """
@@ -145,9 +149,9 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
         for name, rows in sanity_features(test, features["test"], shipped).items()
     }
     sanity["train_half_to_other_half"] = {"n": len(train) // 2, "frechet_features": between_halves}
+    an_epoch = max(len(train) // config.batch, 1) * min(config.batch, len(train))
     record = {
-        "kind": "classifier",
-        "config": dataclasses.asdict(config),
+        **(head or _head(config, device)),
         "architecture": dataclasses.asdict(shipped.config),
         "parameters": sum(p.numel() for p in shipped.parameters()),
         "accuracy": {
@@ -157,11 +161,21 @@ def train_classifier(config: ClassifierTrainConfig, out: Path, device: str | tor
         },
         "sanity": sanity,
         "seeds": {"training": config.seed, "noise": 0},
-        "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (CLASSIFIER, STATISTICS)},
+        "files": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (CLASSIFIER, STATISTICS)},
         "loss": losses,
         "seconds": {"training": seconds, "measuring": time.perf_counter() - started},
-        "device": str(device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "images_per_second": round(config.epochs * an_epoch / seconds, 2),
     }
-    records.write(out / RECORD, json.dumps(record, indent=2) + "\n")
+    records.write_record(out, record)
+    print(report.of_classifier(record, out))
     return record
+
+
+def _head(config: ClassifierTrainConfig, device: torch.device) -> dict[str, Any]:
+    """What the record of a training begins with that no command asked for, and that so has no key."""
+    return {
+        "schema": records.SCHEMA,
+        "experiment": "train_classifier",
+        "config": dataclasses.asdict(config),
+        **records.environment(device),
+    }

@@ -102,6 +102,14 @@ def test_output_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("empty", ["", "' '"])
+def test_an_empty_output_is_refused(monkeypatch, capsys, tmp_path, empty):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(monkeypatch, f"output={empty}") == 2
+    assert "names no folder: give one, or output=." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def truncated(path: Path, checkpoint: Path) -> None:
     path.write_bytes(checkpoint.read_bytes()[:-1000])
 

@@ -24,6 +24,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_write_leaves_is_known_by_its_name(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(os, "replace", lambda aside, path: names.append(aside.name))
+    records.write(tmp_path / "record.json", b"new")
+    (tmp_path / "below").mkdir()
+    others = [".notes.tmp", ".notes.12345.tmp", "notes.0123abcd.tmp", ".notes.0123ABCD.tmp", f"below/{names[0]}"]
+    for name in (*names, *others):
+        (tmp_path / name).write_text("")
+    assert records.half_written(tmp_path) == [tmp_path / names[0]]
+
+
 def test_environment_names_versions_and_machine():
     found = records.environment(torch.device("cpu"))
     assert found["versions"]["torch"] == torch.__version__

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from experiments.config.training import ClassifierTrainConfig
+from experiments.runs import records
+from experiments.training import checkpoints
 from experiments.training import classifier as module
 from experiments.training.augmentation import augment
 from experiments.training.classifier import noise_images, train_classifier
 from pndm.data import Dataset
 from pndm.errors import OptionError
 from pndm.metrics.frechet import GaussianStatistics, feature_batches, frechet_distance, load_feature_space
+from tests.experiments.conftest import run_main
 
 TINY = ClassifierTrainConfig(widths=(6, 8), epochs=4, batch=25, shift=1, bf16=False)
 
@@ -38,7 +41,7 @@ def test_writes_a_feature_space_that_the_metric_reads(tmp_path, stripes):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "classifier.safetensors", "record.json", "statistics.safetensors",
     ]  # fmt: skip
-    assert json.loads((tmp_path / "out" / "record.json").read_text()) == json.loads(json.dumps(record))
+    assert records.read_record(tmp_path / "out" / "record.json") == json.loads(json.dumps(record))
     assert record["accuracy"]["test"] > 0.9
     assert record["accuracy"]["n_test"] == 200
     assert record["config"]["epochs"] == 4
@@ -63,8 +66,62 @@ def test_writes_a_feature_space_that_the_metric_reads(tmp_path, stripes):
 def test_same_seed_same_files(tmp_path):
     quick = ClassifierTrainConfig(widths=(4, 6), epochs=1, batch=50, bf16=False, limit=100)
     one, two = (train_classifier(quick, tmp_path / name) for name in ("one", "two"))
-    assert one["sha256"] == two["sha256"]
+    assert one["files"] == two["files"]
     assert one["accuracy"]["n_test"] == 100
+
+
+@pytest.fixture(params=["residual", "whitened"])
+def command(request, tmp_path):
+    """run.py for either architecture, in a moment."""
+    return ["experiment=train_classifier", f"experiment.architecture={request.param}", "experiment.widths=[4,6]",
+            "experiment.epochs=1", "experiment.batch=50", "experiment.bf16=false", "experiment.shift=1",
+            "experiment.limit=100", f"output={tmp_path}"]  # fmt: skip
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_done_is_made_again_only_when_forced(monkeypatch, capsys, tmp_path, command):
+    assert run_main(monkeypatch, *command) == 0
+    printed = capsys.readouterr().out
+    for said in ("% of 100 test images", "in the last of 1", "images/s", f"wrote      {tmp_path}/statistics"):
+        assert said in printed
+    before, loss = contents(tmp_path), records.read_record(tmp_path / "record.json")["loss"]
+    assert run_main(monkeypatch, *command) == 0
+    assert capsys.readouterr().out.startswith(f"done already: {tmp_path}")
+    assert contents(tmp_path) == before
+    assert run_main(monkeypatch, *command, "experiment.seed=1", "--force") == 0
+    assert records.read_record(tmp_path / "record.json")["loss"] != loss
+    if "experiment.architecture=whitened" in command:
+        assert checkpoints.read_state(checkpoints.latest(tmp_path))["config"]["seed"] == 1
+
+
+def test_the_result_of_another_run_is_refused(monkeypatch, capsys, tmp_path, command):
+    assert run_main(monkeypatch, *command) == 0
+    before = contents(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_main(monkeypatch, *command, "experiment.seed=3")
+    assert stop.value.code == 2
+    assert "holds the result of another run, with other experiment.seed: choose another" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_a_record_of_before_is_not_replaced_and_still_read(monkeypatch, capsys, tmp_path, command):
+    assert run_main(monkeypatch, *command) == 0
+    path = tmp_path / "record.json"
+    record = json.loads(path.read_text())
+    record["sha256"] = record.pop("files")
+    del record["schema"]
+    path.write_text(json.dumps(record))
+    load_feature_space.cache_clear()
+    assert load_feature_space(str(tmp_path)).reference.n == 100
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, *command)
+    assert "has schema None" in capsys.readouterr().err
+    assert contents(tmp_path) == before
 
 
 def test_a_diverging_run_stops_and_says_so(tmp_path):
