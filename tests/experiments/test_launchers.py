@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiments import command_line
+from experiments import checks
 from experiments.runs import records
 from tests.experiments.conftest import run_main
 from tests.experiments.runs.test_identity import composed
@@ -93,7 +93,7 @@ def test_the_ready_configurations():
 
 @pytest.mark.parametrize("name", ["ray", "slurm"])
 def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch, capsys, name):
-    monkeypatch.setitem(sys.modules, command_line.PLUGINS[name], None)
+    monkeypatch.setitem(sys.modules, checks.PLUGINS[name], None)
     assert run_main(monkeypatch, "-m", f"hydra/launcher={name}", "steps=2,3") == 2
     assert capsys.readouterr().err == (f"run.py: hydra/launcher={name} is not installed: pip install 'pndm[{name}]'\n")
 
